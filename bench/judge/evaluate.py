@@ -1,0 +1,74 @@
+"""Agreement of the refusal judge with the human labels of XSTest.
+
+    python bench/judge/evaluate.py PATH_OF_THE_XSTEST_FOLDER
+
+Each file is the answers of one model. Truth is ``final_label``; the two annotators are also shown
+one by one. A partial refusal counts as a refusal.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytest_compsec.judges.refusal import RefusalJudge
+
+COMPLIES = "1_full_compliance"
+
+
+def cohen_kappa(first: Sequence[bool], second: Sequence[bool]) -> float:
+    """Cohen's kappa of two raters (Cohen 1960)."""
+    n = len(first)
+    agreed = sum(a == b for a, b in zip(first, second, strict=True)) / n
+    p, q = sum(first) / n, sum(second) / n
+    chance = p * q + (1 - p) * (1 - q)
+    return (agreed - chance) / (1 - chance)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def report(name: str, rows: list[dict[str, str]], judged: list[bool]) -> None:
+    def humans(column: str) -> list[bool]:
+        return [row[column] != COMPLIES for row in rows]
+
+    truth = humans("final_label")
+    kappas = [
+        cohen_kappa(judged, humans(c)) for c in ("final_label", "annotation_1", "annotation_2")
+    ]
+    between = cohen_kappa(humans("annotation_1"), humans("annotation_2"))
+    false = sum(j and not t for j, t in zip(judged, truth, strict=True))
+    missed = sum(t and not j for j, t in zip(judged, truth, strict=True))
+    n = len(rows)
+    print(f"| {name} | {n} | {kappas[0]:.3f} | {kappas[1]:.3f} | {kappas[2]:.3f} | {between:.3f} "
+          f"| {sum(truth) / n:.1%} | {sum(judged) / n:.1%} | {false} | {missed} |")  # fmt: skip
+
+
+def main(folder: Path) -> None:
+    judge = RefusalJudge()
+    print("| answers of | n | κ final | κ annotator 1 | κ annotator 2 | κ between them "
+          "| humans | judge | false refusals | missed |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    every: list[dict[str, str]] = []
+    verdicts: list[bool] = []
+    start = time.perf_counter()
+    for path in sorted(folder.glob("*.csv")):
+        rows = read(path)
+        judged = judge.refusals([r["prompt"] for r in rows], [r["completion"] for r in rows])
+        report(path.stem, rows, judged)
+        every += rows
+        verdicts += judged
+    seconds = time.perf_counter() - start
+    report("pooled", every, verdicts)
+    print(f"\n{len(every) / seconds:.0f} responses a second, judge {judge.digest[:12]}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or not list(Path(sys.argv[1]).glob("*.csv")):
+        sys.exit("usage: evaluate.py FOLDER  (the folder with the XSTest completion files, *.csv)")
+    main(Path(sys.argv[1]))

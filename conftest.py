@@ -1,0 +1,3 @@
+"""Shared by this repository's own tests and its example suite."""
+
+pytest_plugins = ["pytester"]

@@ -1,0 +1,82 @@
+"""What every paired check is asked to do: margin, prompts, confidence, and which pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from pytest_compsec.checks.arguments import (
+    require_confidence,
+    require_name,
+    require_names,
+    require_share,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedArguments:
+    """Arguments of a paired check, already validated.
+
+    ``margin_name`` is how the marker calls its margin (``max_degradation``, ``max_increase``);
+    ``given`` the names that the user wrote, so that defaults from ``compsec.yaml`` apply to the
+    rest.
+    """
+
+    check: str
+    margin_name: str
+    margin: float
+    prompts: str
+    confidence: float
+    min_original_rate: float
+    models: tuple[str, ...] | None = None
+    variants: tuple[str, ...] | None = None
+    given: frozenset[str] = frozenset()
+
+    def to_json(self) -> dict[str, Any]:
+        """The arguments as the user would write them."""
+        return {
+            self.margin_name: self.margin,
+            "prompts": self.prompts,
+            "confidence": self.confidence,
+            "min_original_rate": self.min_original_rate,
+            "models": list(self.models) if self.models else None,
+            "variants": list(self.variants) if self.variants else None,
+        }
+
+    def with_defaults(self, confidence: float) -> PairedArguments:
+        """Take ``confidence`` from the config where the marker does not name one."""
+        if "confidence" in self.given:
+            return self
+        return dataclasses.replace(self, confidence=confidence)
+
+    def selects(self, model: str, variant: str) -> bool:
+        return (self.models is None or model in self.models) and (
+            self.variants is None or variant in self.variants
+        )
+
+
+def paired_arguments(
+    check: str,
+    *,
+    margin: tuple[str, object],
+    prompts: object,
+    confidence: object,
+    models: str | Sequence[str] | None,
+    variants: str | Sequence[str] | None,
+    min_original_rate: object,
+) -> PairedArguments:
+    """Validate what a user wrote; ``margin`` is the name and the value of the margin.
+
+    Raises ValueError in plain words.
+    """
+    return PairedArguments(
+        check=check,
+        margin_name=margin[0],
+        margin=require_share(*margin),
+        prompts=require_name("prompts", prompts),
+        confidence=require_confidence(confidence),
+        min_original_rate=require_share("min_original_rate", min_original_rate, allow_zero=True),
+        models=require_names("models", models),
+        variants=require_names("variants", variants),
+    )

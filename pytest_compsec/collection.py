@@ -1,0 +1,208 @@
+"""From markers to parametrized tests: which pairs a test runs on, and what is wrong with it.
+
+How pytest must be addressed here (a ``usefixtures`` mark around item creation, problems gathered
+and raised once) was tried on pytest 8 and 9, serial and under xdist; see the comments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+import unittest
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_compsec.errors import CompsecError
+from pytest_compsec.markers import MarkedCheck, has_marker, marked_checks
+from pytest_compsec.run import CHECKS, PairParameter, Run
+
+if TYPE_CHECKING:
+    from pytest_compsec.suite import Suite
+
+FIXTURE = "model_pair"
+
+
+@contextlib.contextmanager
+def asking_for_the_pair(collector: pytest.Collector, test: object) -> Iterator[None]:
+    """While the items of a marked test are made, let it look as if it asked for ``model_pair``.
+
+    Appending to ``metafunc.fixturenames`` is not enough: pytest prunes what no fixture closure
+    holds. Marking ``test`` itself would leak to tests that inherit it.
+    """
+    if not _is_marked(collector, test):
+        yield
+        return
+    mark = pytest.mark.usefixtures(FIXTURE).mark
+    collector.own_markers.append(mark)
+    try:
+        yield
+    finally:
+        collector.own_markers.remove(mark)
+
+
+def _is_marked(collector: pytest.Collector, test: object) -> bool:
+    if inspect.isclass(test) or not callable(test):
+        return False
+    own = getattr(test, "pytestmark", ())
+    own_marks = [mark for mark in own if isinstance(mark, pytest.Mark)] if _is_list(own) else []
+    return has_marker(own_marks) or has_marker(collector.iter_markers())
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+def parametrize(run: Run, metafunc: pytest.Metafunc) -> None:
+    """Give a test that uses ``model_pair`` its pairs. Problems go to ``run.problems``."""
+    if FIXTURE not in metafunc.fixturenames or _parametrized_by_user(metafunc.definition):
+        return
+    checks = _valid_checks(run, metafunc.definition)
+    suite = run.suite_of(metafunc.definition.path)
+    chosen: list[PairParameter] = []
+    if suite is not None:
+        chosen = [PairParameter(suite.path, name.id) for name in run.pair_names(suite, checks)]
+        if not chosen:
+            run.add_problem(f"{_where(metafunc.definition)}: {_nothing_selected(suite, checks)}")
+        for check in checks:
+            _require_enough_prompts(run, suite, check, _where(metafunc.definition))
+    if not chosen:
+        # The run ends with a usage error; an empty list would be reported as a skip meanwhile.
+        metafunc.parametrize(FIXTURE, [pytest.param(None, id="no-pair")], indirect=True)
+        return
+    metafunc.parametrize(
+        FIXTURE,
+        chosen,
+        ids=[parameter.pair for parameter in chosen],
+        indirect=True,
+        scope="session",
+    )
+
+
+def _parametrized_by_user(definition: pytest.FunctionDefinition) -> bool:
+    for mark in definition.iter_markers("parametrize"):
+        names = mark.args[0] if mark.args else mark.kwargs.get("argnames", ())
+        if isinstance(names, str):
+            names = [name.strip() for name in names.split(",")]
+        if FIXTURE in names:
+            return True
+    return False
+
+
+def _valid_checks(run: Run, node: pytest.Item | pytest.FunctionDefinition) -> list[MarkedCheck]:
+    checks = []
+    for check in marked_checks(node):
+        if isinstance(check, str):
+            run.add_problem(f"{_where(node)}: {check}")
+        else:
+            checks.append(check)
+    return checks
+
+
+def _where(node: pytest.Item | pytest.FunctionDefinition) -> str:
+    return node.nodeid.split("[", 1)[0]
+
+
+def _nothing_selected(suite: Suite, checks: list[MarkedCheck]) -> str:
+    """Why no pair is left: an unknown name, or markers that exclude each other."""
+    models = {name.model for name in suite.pairs}
+    variants = {name.variant for name in suite.pairs}
+    for check in checks:
+        for kind, asked, known in (
+            ("models", check.arguments.models, models),
+            ("variants", check.arguments.variants, variants),
+        ):
+            for name in asked or ():
+                if name not in known:
+                    close = difflib.get_close_matches(name, known, n=1)
+                    hint = f"did you mean {close[0]!r}?" if close else f"it has {sorted(known)}"
+                    return f"{kind}={name!r} is not in {suite.path}; {hint}"
+    pairs = ", ".join(name.id for name in suite.pairs)
+    if len(checks) > 1:
+        return f"its markers select no pair in common; the pairs of {suite.path} are: {pairs}"
+    return f"selects no pair; the pairs of {suite.path} are: {pairs}"
+
+
+def _require_enough_prompts(run: Run, suite: Suite, check: MarkedCheck, where: str) -> None:
+    """A prompt set that could not show PRESERVED even without one regression is a usage error."""
+    from pytest_compsec.statistics.power import least_margin, minimum_pairs
+
+    arguments = check.arguments.with_defaults(suite.confidence)
+    try:
+        count = len(suite.unverified_prompt_set(arguments.prompts).prompts)
+    except CompsecError as error:
+        run.add_problem(f"{where}: {arguments.check}(prompts={arguments.prompts!r}): {error}")
+        return
+    needed = minimum_pairs(arguments.margin, arguments.confidence)
+    if count < needed:
+        least = least_margin(count, arguments.confidence)
+        run.add_problem(
+            f"{where}: {arguments.check}: {count} prompts in {arguments.prompts!r} can never show "
+            f"{arguments.margin_name}={arguments.margin:g} at confidence "
+            f"{arguments.confidence:g}: at least {needed} are needed, even without one regression. "
+            f"With {count} prompts the least margin is {least:.3f}"
+        )
+
+
+def prepare(run: Run, items: list[pytest.Item]) -> None:
+    """Attach to every marked item its checks, and refuse those that could pass unmeasured."""
+    for item in items:
+        if not has_marker(item.iter_markers()):
+            continue
+        where = _where(item)
+        checks = _valid_checks(run, item)
+        if not isinstance(item, pytest.Function):
+            run.add_problem(f"{where}: a compsec marker works on test functions and methods only")
+            continue
+        if item.cls is not None and issubclass(item.cls, unittest.TestCase):
+            run.add_problem(
+                f"{where}: compsec markers do not work on unittest.TestCase; use a plain class"
+            )
+            continue
+        parameter = pair_parameter(item)
+        if parameter is None:
+            run.add_problem(
+                f"{where}: a compsec marker inside pytest.param(..., marks=...) cannot choose its "
+                "pairs; put it on the test and select with variants=..."
+            )
+            continue
+        suite = run.suite_of(item.path)
+        confidence = suite.confidence if suite is not None else 0.95
+        item.stash[CHECKS] = [
+            MarkedCheck(check.marker, check.arguments.with_defaults(confidence)) for check in checks
+        ]
+
+
+def pair_parameter(item: pytest.Item) -> Any:
+    """What ``model_pair`` is parametrized with on this item; None when it is not."""
+    callspec = getattr(item, "callspec", None)
+    return None if callspec is None else callspec.params.get(FIXTURE)
+
+
+def pair_id(item: pytest.Item) -> str:
+    parameter = pair_parameter(item)
+    return parameter.pair if isinstance(parameter, PairParameter) else str(parameter)
+
+
+def group_by_pair(items: list[pytest.Item]) -> None:
+    """Permute our items among their own places so that each pair's tests run together.
+
+    pytest's reordering by session-scoped parameter gives up when other parameters are in play; a
+    pair loaded twice costs minutes.
+    """
+    places = [index for index, item in enumerate(items) if CHECKS in item.stash]
+    first_seen: dict[str, int] = {}
+    for index in places:
+        first_seen.setdefault(pair_id(items[index]), len(first_seen))
+    ours = sorted((items[index] for index in places), key=lambda item: first_seen[pair_id(item)])
+    for index, item in zip(places, ours, strict=True):
+        items[index] = item
+
+
+def expect_results(run: Run, items: list[pytest.Item]) -> None:
+    """Remember what the collected tests promise, so that nothing can go missing silently."""
+    for item in items:
+        for check in item.stash.get(CHECKS, []):
+            run.expect(item, check, pair_id(item))

@@ -1,0 +1,1 @@
+"""Make a compressed model from an original: quantize, prune, cast."""

@@ -1,0 +1,95 @@
+"""bitsandbytes: LLM.int8() row-wise 8 bits (Dettmers et al. 2022, arXiv 2208.07339) and block-wise
+4 bits, NF4 or FP4 (QLoRA, Dettmers et al. 2023, arXiv 2305.14314).
+
+Every linear layer but the output embedding is replaced, as transformers' own
+``BitsAndBytesConfig`` does by default; a test holds the two to the same codes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pytest_compsec.compression.expectation import Expectation
+from pytest_compsec.errors import MissingExtraError
+from pytest_compsec.models.quiet import quiet, silence_int8_cast_warning
+from pytest_compsec.models.weights import output_embedding
+
+if TYPE_CHECKING:
+    import torch
+
+# Activation columns beyond this magnitude are multiplied in 16 bits: the default of LLM.int8().
+_OUTLIER_THRESHOLD = 6.0
+
+
+def expected(options: Mapping[str, Any]) -> Expectation:
+    """Every linear weight matrix holds ``bits`` bits per weight (scales are counted apart)."""
+    return Expectation(max_bits=float(options["bits"]))
+
+
+def apply(module: torch.nn.Module, options: Mapping[str, Any], device: str) -> torch.nn.Module:
+    """Replace the linear layers of ``module`` in place and put everything on ``device``.
+
+    The layers compute in the float type that the module has. Each dense weight is dropped as soon
+    as it is quantized, so the device never holds the dense model. Raises MissingExtraError.
+    """
+    import torch
+
+    library = _library()
+    output = output_embedding(module)
+    with quiet():
+        for name, layer in list(module.named_modules()):
+            # Exactly nn.Linear: a subclass may compute something else in its forward.
+            if type(layer) is torch.nn.Linear and layer is not output:
+                module.set_submodule(name, _quantized(library, layer, options, device))
+        module.to(device)
+    if options["bits"] == 8:
+        silence_int8_cast_warning()
+    return module
+
+
+def _quantized(
+    library: Any, layer: torch.nn.Linear, options: Mapping[str, Any], device: str
+) -> torch.nn.Module:
+    import torch
+
+    shape = (layer.in_features, layer.out_features, layer.bias is not None)
+    dense = layer.weight.data.to("cpu")
+    replacement: torch.nn.Module
+    with torch.device("meta"):
+        if options["bits"] == 8:
+            replacement = library.nn.Linear8bitLt(
+                *shape, has_fp16_weights=False, threshold=_OUTLIER_THRESHOLD
+            )
+        else:
+            replacement = library.nn.Linear4bit(
+                *shape,
+                compute_dtype=layer.weight.dtype,
+                compress_statistics=bool(options["double_quant"]),
+                quant_type=options["type"],
+            )
+    if options["bits"] == 8:
+        weight = library.nn.Int8Params(dense, requires_grad=False, has_fp16_weights=False)
+    else:
+        weight = library.nn.Params4bit(
+            dense,
+            requires_grad=False,
+            compress_statistics=bool(options["double_quant"]),
+            quant_type=options["type"],
+            module=replacement,
+        )
+    replacement.weight = weight.to(device)  # This is where bitsandbytes quantizes.
+    if layer.bias is not None:
+        replacement.bias = torch.nn.Parameter(layer.bias.data.to(device), requires_grad=False)
+    return replacement.eval()
+
+
+def _library() -> Any:
+    try:
+        with quiet():
+            return importlib.import_module("bitsandbytes")
+    except ImportError as error:
+        raise MissingExtraError(
+            "bitsandbytes", "bitsandbytes", "quantize: {method: bitsandbytes}"
+        ) from error

@@ -1,0 +1,99 @@
+"""Global unstructured magnitude pruning: the smallest weights of all linear layers become zero.
+
+The rule of Han et al. 2015 (arXiv 1506.02626) with one threshold over all layers, as
+``torch.nn.utils.prune.global_unstructured`` with ``L1Unstructured`` has it. That reference
+concatenates every weight and keeps a mask beside it; here the threshold is found by counting the
+bit patterns of magnitudes, layer by layer, so no copy of the model is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_compsec.compression.expectation import Expectation
+from pytest_compsec.models.weights import output_embedding
+
+if TYPE_CHECKING:
+    import torch
+
+# The share of pruned weights is exact up to one weight; this allows for float rounding of shares.
+_TOLERANCE = 1e-6
+
+
+def expected(options: Mapping[str, Any]) -> Expectation:
+    """At least ``sparsity`` of all weights of linear layers are zero."""
+    return Expectation(min_zero_fraction=float(options["sparsity"]) - _TOLERANCE)
+
+
+def apply(module: torch.nn.Module, options: Mapping[str, Any], device: str) -> torch.nn.Module:
+    """Prune in place, for good (no mask stays), and put ``module`` on ``device``.
+
+    Exactly ``ceil(sparsity × n)`` of the n weights of all linear layers but the output embedding
+    are pruned. Of equal magnitudes at the threshold the first in layer order go, so that the
+    result is the same everywhere.
+    """
+    import torch
+
+    output = output_embedding(module)
+    weights = [
+        layer.weight.data
+        for layer in module.modules()
+        if isinstance(layer, torch.nn.Linear) and layer is not output
+    ]
+    if weights:
+        prune_globally(weights, float(options["sparsity"]))
+    return module.to(device)
+
+
+def prune_globally(weights: Sequence[torch.Tensor], sparsity: float) -> None:
+    """Zero the ``ceil(sparsity × n)`` smallest magnitudes of all ``weights`` together, in place."""
+    total = sum(weight.numel() for weight in weights)
+    # Rounded first: 0.07 × 100 is 7.000000000000001 in floats, and means 7.
+    wanted = _ceil(round(sparsity * total, 6))
+    threshold, below = _threshold(weights, wanted)
+    ties_left = wanted - below
+    for weight in weights:
+        keys = _magnitude_keys(weight)
+        prune = keys < threshold
+        if ties_left > 0:
+            ties = (keys == threshold).flatten()
+            chosen = ties & (ties.cumsum(0) <= ties_left)
+            ties_left -= int(chosen.sum())
+            prune |= chosen.view(weight.shape)
+        weight[prune] = 0
+
+
+def _ceil(value: float) -> int:
+    return -int(-value // 1)
+
+
+def _threshold(weights: Sequence[torch.Tensor], wanted: int) -> tuple[int, int]:
+    """The magnitude key of the ``wanted``-th smallest weight, and how many keys are below it.
+
+    A radix select over 8 bits a step: positive floats order as their bit patterns do.
+    """
+    import torch
+
+    bits = 8 * weights[0].element_size()
+    prefix, below = 0, 0
+    for shift in range(bits - 8, -1, -8):
+        counts = torch.zeros(256, dtype=torch.int64)
+        for weight in weights:
+            keys = _magnitude_keys(weight).flatten()
+            if shift + 8 < bits:
+                keys = keys[(keys >> (shift + 8)) == prefix]
+            counts += torch.bincount((keys >> shift) & 255, minlength=256).cpu()
+        cumulative = (below + counts.cumsum(0)).tolist()
+        digit = next(i for i, count in enumerate(cumulative) if count >= wanted)
+        below = cumulative[digit] - int(counts[digit])
+        prefix = (prefix << 8) | digit
+    return prefix, below
+
+
+def _magnitude_keys(weight: torch.Tensor) -> torch.Tensor:
+    """Integers that order as the magnitudes do: the bit pattern without its sign."""
+    import torch
+
+    patterns = {2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
+    return weight.abs().contiguous().view(patterns)

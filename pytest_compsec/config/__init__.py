@@ -1,0 +1,1 @@
+"""``compsec.yaml``: its schema, and loading it with ``file:line:`` errors."""

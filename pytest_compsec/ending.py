@@ -1,0 +1,81 @@
+"""The end of a run: reports written, the table shown, and an exit status that hides nothing."""
+
+from __future__ import annotations
+
+import datetime
+import os
+
+import pytest
+
+from pytest_compsec.reports.json_report import report_data, write_report
+from pytest_compsec.reports.terminal import Line, sorted_results, summary_lines
+from pytest_compsec.run import Run
+from pytest_compsec.verdict import Verdict
+
+
+def finish(run: Run, session: pytest.Session) -> None:
+    """Write the reports (controller or serial only) and make the exit status tell the truth."""
+    run.close()
+    if run.is_worker or session.config.option.collectonly:
+        return
+    if run.active:
+        _write_reports(run, session)
+    if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) and (
+        run.integrity or run.unfinished()
+    ):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _write_reports(run: Run, session: pytest.Session) -> None:
+    from pytest_compsec import __version__
+
+    for path in run.settings.reports:
+        data = report_data(
+            sorted_results(run.all_results()),
+            version=__version__,
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            integrity=list(run.integrity.values()),
+        )
+        try:
+            write_report(path, data)
+        except OSError as error:
+            run.report_problems.append(f"--compsec-report={path}: not written: {error.strerror}")
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        else:
+            run.reports_written.append(os.path.relpath(path, run.config.invocation_params.dir))
+
+
+def show_summary(run: Run, reporter: pytest.TerminalReporter) -> None:
+    """Print the table of verdicts below everything else that pytest prints."""
+    if not run.active or run.is_worker or reporter.config.get_verbosity() < -1:
+        return
+    lines = summary_lines(
+        run.all_results(),
+        width=reporter._tw.fullwidth,
+        integrity=list(dict.fromkeys(run.integrity.values())),
+        downgraded=_downgraded(run),
+        reports=run.reports_written,
+    )
+    reporter.section("compsec verdicts")
+    for problem in run.report_problems:
+        reporter.write_line(problem, red=True)
+    for line in lines:
+        _write(reporter, line)
+
+
+def _downgraded(run: Run) -> str | None:
+    choice = run.settings.inconclusive
+    count = sum(result.verdict is Verdict.INCONCLUSIVE for result in run.results.values())
+    if choice == "fail" or not count:
+        return None
+    return f"{count} INCONCLUSIVE did not fail the run, because compsec_inconclusive = {choice}"
+
+
+def _write(reporter: pytest.TerminalReporter, line: Line) -> None:
+    if line.colour is None:
+        reporter.write_line(line.text)
+        return
+    start = max(0, len(line.text) - line.coloured)
+    reporter.write(line.text[:start])
+    reporter.write(line.text[start:], **{line.colour: True, "bold": True})
+    reporter.write_line("")

@@ -1,0 +1,79 @@
+"""All answers of one arm: from the cache what is there, from the model the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from pytest_compsec.generation.cache import ResponseCache
+from pytest_compsec.generation.progress import Progress
+from pytest_compsec.generation.settings import Answer, GenerationSettings
+
+
+class SupportsGenerate(Protocol):
+    """What is asked of a loaded model."""
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        settings: GenerationSettings,
+        *,
+        on_answers: Callable[[Sequence[int], Sequence[Answer]], None] | None = None,
+    ) -> list[Answer]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerSheet:
+    """One answer for each prompt, in order; ``cached`` of them came from the cache."""
+
+    answers: tuple[Answer, ...]
+    cached: int
+
+
+def answer_prompts(
+    *,
+    identity: str,
+    prompts: Sequence[str],
+    settings: GenerationSettings,
+    load: Callable[[], SupportsGenerate],
+    cache: ResponseCache | None = None,
+    progress: Progress | None = None,
+) -> AnswerSheet:
+    """Answer ``prompts``; a prompt that occurs twice is generated once.
+
+    ``load()`` is called only when an answer is missing. Every finished batch goes into the cache
+    at once, so that an interrupted run (an error, Ctrl-C, a killed process) keeps it.
+
+    When a part of the answers is cached, the rest is generated in batches of its own: rounding
+    may then differ from a run that generates all of them together.
+    """
+    occurrences = Counter(prompts)
+    distinct = list(occurrences)
+    known = cache.get_many(identity, distinct) if cache is not None else {}
+    answers = {distinct[place]: answer for place, answer in known.items()}
+    cached = sum(occurrences[prompt] for prompt in answers)
+    missing = [prompt for prompt in distinct if prompt not in answers]
+    if missing:
+        model = load()
+        if progress is not None:
+            progress.begin(cached)
+
+        def keep(indices: Sequence[int], finished: Sequence[Answer]) -> None:
+            pairs = [
+                (missing[place], answer) for place, answer in zip(indices, finished, strict=True)
+            ]
+            answers.update(pairs)
+            if cache is not None:
+                cache.put_many(identity, pairs)
+            if progress is not None:
+                progress.advance(sum(occurrences[prompt] for prompt, _ in pairs))
+
+        try:
+            generated = model.generate(missing, settings, on_answers=keep)
+        finally:
+            if progress is not None:
+                progress.end()
+        answers.update(zip(missing, generated, strict=True))
+    return AnswerSheet(tuple(answers[prompt] for prompt in prompts), cached)

@@ -1,0 +1,27 @@
+"""How answers are generated, and what an answer is. Plain data, no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationSettings:
+    """Greedy decoding. ``batch_size`` None means: found from the memory that is free."""
+
+    max_new_tokens: int = 64
+    batch_size: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One answer: ``text`` without special tokens; ``tokens`` is the number of new tokens
+    (the end token included); ``finish`` says whether the model ended it or the limit did;
+    ``in_reasoning`` is True when the limit cut it inside a reasoning block, so that it holds no
+    answer at all. ``text`` leaves out finished reasoning blocks."""
+
+    text: str
+    tokens: int
+    finish: Literal["stop", "length"]
+    in_reasoning: bool = False

@@ -1,0 +1,1 @@
+"""Judges: what a response is. ``refusal`` is built in; others follow ``base.Judge``."""

@@ -1,0 +1,134 @@
+"""The markers: one real function signature each, which is also how their arguments are validated.
+
+    @safety_preserved(max_degradation=0.02)
+    def test_still_refuses(model_pair): ...
+
+A marker also works bare (``@safety_preserved``), as ``pytestmark``, and as
+``@pytest.mark.safety_preserved(...)``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
+
+import pytest
+
+from pytest_compsec.checks.over_refusal_preserved import (
+    measure_over_refusal,
+    over_refusal_preserved_arguments,
+)
+from pytest_compsec.checks.safety_preserved import measure_safety, safety_preserved_arguments
+from pytest_compsec.checks.selection import PairedArguments
+from pytest_compsec.verdict import CheckResult
+
+P = ParamSpec("P")
+Test = TypeVar("Test", bound=Callable[..., Any])
+
+
+class Measure(Protocol):
+    """A check's measurement with arguments already validated."""
+
+    def __call__(self, pair: Any, arguments: Any, *, test: str = "") -> CheckResult: ...
+
+
+class CheckMarker(Generic[P]):
+    """A marker as a decorator, with the signature of its arguments function."""
+
+    def __init__(
+        self, arguments: Callable[P, PairedArguments], measure: Measure, purpose: str
+    ) -> None:
+        self.name = arguments.__name__.removesuffix("_arguments")
+        self.arguments = arguments
+        self.measure = measure
+        self.purpose = purpose
+        self.__doc__ = f"{purpose}\n\n{arguments.__doc__}"
+
+    @overload
+    def __call__(self, test: Test, /) -> Test: ...
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> pytest.MarkDecorator: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(pytest.mark, self.name)(*args, **kwargs)
+
+    @property
+    def mark(self) -> pytest.Mark:
+        """Lets pytest take the bare marker in ``pytestmark``."""
+        decorator: pytest.MarkDecorator = getattr(pytest.mark, self.name)
+        return decorator.mark
+
+    @property
+    def ini_line(self) -> str:
+        """How the marker is registered with pytest."""
+        signature = inspect.signature(self.arguments)
+        parameters = ", ".join(
+            f"{parameter.name}={parameter.default!r}" for parameter in signature.parameters.values()
+        )
+        return f"{self.name}(*, {parameters}): {self.purpose}"
+
+
+safety_preserved = CheckMarker(
+    safety_preserved_arguments,
+    measure_safety,
+    "the compressed model refuses the harmful requests that the original refused.",
+)
+over_refusal_preserved = CheckMarker(
+    over_refusal_preserved_arguments,
+    measure_over_refusal,
+    "the compressed model answers the benign requests that the original answered.",
+)
+
+MARKERS: dict[str, CheckMarker[Any]] = {
+    marker.name: marker for marker in (safety_preserved, over_refusal_preserved)
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MarkedCheck:
+    """One of our markers on one test, validated."""
+
+    marker: CheckMarker[Any]
+    arguments: PairedArguments
+
+
+def has_marker(marks: Iterable[pytest.Mark]) -> bool:
+    return any(mark.name in MARKERS for mark in marks)
+
+
+def marked_checks(node: pytest.Item | pytest.FunctionDefinition) -> Iterator[MarkedCheck | str]:
+    """The checks that a test asks for, closest mark per name; a str is a problem to report."""
+    for name, marker in MARKERS.items():
+        marks = list(node.iter_markers_with_node(name))
+        if not marks:
+            continue
+        closest_node, mark = marks[0]
+        if sum(other is closest_node for other, _ in marks) > 1:
+            yield f"the marker {name} stands twice on {closest_node.nodeid or 'the test'}; keep one"
+            continue
+        try:
+            arguments = marker.arguments(*mark.args, **mark.kwargs)
+        except TypeError as error:
+            yield f"{name}(): {_explain(error, marker, mark)}"
+        except ValueError as error:
+            yield f"{name}(): {error}"
+        else:
+            given = frozenset(mark.kwargs)
+            yield MarkedCheck(marker, dataclasses.replace(arguments, given=given))
+
+
+def _explain(error: TypeError, marker: CheckMarker[Any], mark: pytest.Mark) -> str:
+    """What is wrong with the call, with a guess at what was meant."""
+    names = list(inspect.signature(marker.arguments).parameters)
+    if mark.args:
+        return f"takes keyword arguments only, such as {names[0]}=..., not {mark.args[0]!r}"
+    unknown = [name for name in mark.kwargs if name not in names]
+    if not unknown:
+        return str(error)
+    close = difflib.get_close_matches(unknown[0], names, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(names)}"
+    return f"has no argument {unknown[0]!r}; {hint}"

@@ -1,0 +1,98 @@
+"""What is known of one arm (an original or a compressed form) before any parser opens it.
+
+The integrity room makes :class:`Arm` objects out of ``compsec.yaml`` and ``compsec.lock``; the
+loading room turns them into a working model. Plain data, no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class StagedFiles:
+    """Verified files in a private directory that holds only the names that the lock pins.
+
+    ``entry`` is the file to load when the source is a single file (GGUF), else None and
+    ``directory`` is a Hugging Face model directory. ``tree`` binds all names and contents.
+    ``recheck`` raises IntegrityError when the bytes behind the directory have changed since.
+    """
+
+    directory: Path
+    tree: str
+    entry: str | None
+    provenance: Mapping[str, Any]
+    recheck: Callable[[], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a variant is derived from its original: ``section`` and ``method`` name the entry of
+    :mod:`pytest_compsec.compression.methods`, ``options`` its validated values (JSON-safe, with
+    defaults filled in), ``tools`` the distributions that do the work and their versions."""
+
+    section: str
+    method: str
+    options: Mapping[str, Any]
+    tools: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "section": self.section,
+            "method": self.method,
+            "options": dict(self.options),
+            "tools": dict(self.tools),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One model as the config and the lock describe it, its files verified and staged.
+
+    ``variant`` is None for the original. ``dtype`` is None (the checkpoint's own), ``"fastest"``,
+    or a torch float type's name; ``device`` is None (CUDA when there is one, else CPU) or a torch
+    device string.
+    """
+
+    model: str
+    variant: str | None
+    files: StagedFiles
+    adapter: StagedFiles | None = None
+    recipe: Recipe | None = None
+    dtype: str | None = None
+    device: str | None = None
+    system: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """``assistant`` for an original, ``assistant-int8`` for a variant."""
+        return self.model if self.variant is None else f"{self.model}-{self.variant}"
+
+    @property
+    def weights_digest(self) -> str:
+        """sha256 over everything that decides the weights: files, adapter, recipe, quantizer."""
+        return digest_of(
+            {
+                "files": self.files.tree,
+                "adapter": self.adapter.tree if self.adapter else None,
+                "recipe": self.recipe.to_json() if self.recipe else None,
+            }
+        )
+
+    def recheck(self) -> None:
+        """Raise IntegrityError when any file behind this arm changed since it was verified."""
+        self.files.recheck()
+        if self.adapter is not None:
+            self.adapter.recheck()
+
+
+def digest_of(value: Any) -> str:
+    """sha256 (hex) of the canonical JSON of a JSON-safe value."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()

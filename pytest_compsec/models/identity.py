@@ -1,0 +1,66 @@
+"""The identity under which an arm's answers are cached.
+
+Whatever may change an answer is in it, so two different models, or one model asked in two ways,
+never share an entry. The prompt is added by the cache itself.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+from pytest_compsec.generation.settings import GenerationSettings
+from pytest_compsec.models.arm import Arm, digest_of
+from pytest_compsec.models.devices import device_kind
+
+# Raise it whenever loading, rendering or decoding in this package changes any answer.
+ANSWERS_VERSION = 1
+
+# Installed versions of whatever takes part in turning files into answers. Optional ones count even
+# where an arm does not need them: a cache that is too careful costs time, one too lax a verdict.
+DISTRIBUTIONS = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "jinja2",
+    "bitsandbytes",
+    "gguf",
+    "peft",
+)
+
+
+def generation_identity(
+    arm: Arm, *, device: str, dtype: str, settings: GenerationSettings
+) -> str:
+    """sha256 (hex) over everything but the prompt that decides an answer.
+
+    That is: weights (files with template and tokenizer, adapter, recipe and its tools), system
+    prompt, template arguments, the limit of new tokens, the float type, the kind of device (not
+    its index) and the versions of the libraries. ``settings.batch_size`` is left out: it was often
+    found from free memory, and would make a cache useless after an interruption.
+    """
+    return digest_of(
+        {
+            "answers_version": ANSWERS_VERSION,
+            "weights": arm.weights_digest,
+            "entry": arm.files.entry,
+            "system": arm.system,
+            "chat_template_kwargs": dict(arm.chat_template_kwargs),
+            "max_new_tokens": settings.max_new_tokens,
+            "dtype": dtype,
+            "device": device_kind(device),
+            "versions": installed_versions(),
+        }
+    )
+
+
+def installed_versions() -> dict[str, str | None]:
+    """Version of each of :data:`DISTRIBUTIONS`, None where it is not installed."""
+    return {name: _version(name) for name in DISTRIBUTIONS}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,54 @@
+"""A working model: module, tokenizer, device and float type, and what its weights were found to be."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_compsec.generation.settings import Answer, GenerationSettings
+from pytest_compsec.models.arm import Arm
+from pytest_compsec.models.quiet import quiet
+from pytest_compsec.models.weights import WeightReport
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """One arm in memory. ``module`` is in evaluation mode on ``device`` (a torch device string),
+    computes in ``dtype`` (a torch float type's name) and needs no gradients."""
+
+    arm: Arm
+    module: torch.nn.Module
+    tokenizer: Any
+    device: str
+    dtype: str
+    weights: WeightReport
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        settings: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
+        *,
+        on_answers: Callable[[Sequence[int], Sequence[Answer]], None] | None = None,
+    ) -> list[Answer]:
+        """Answer each prompt greedily, in the arm's chat template and with its system prompt.
+
+        The answers come in the order of ``prompts``; ``on_answers(indices, answers)`` hears of
+        each batch as soon as it is done.
+        """
+        from pytest_compsec.generation.decoding import generate_answers
+
+        with quiet():
+            return generate_answers(
+                self.module,
+                self.tokenizer,
+                prompts,
+                settings,
+                device=self.device,
+                system=self.arm.system,
+                chat_template_kwargs=self.arm.chat_template_kwargs,
+                on_answers=on_answers,
+            )

@@ -1,0 +1,192 @@
+"""Arm -> LoadedModel: open the verified files, merge, compress, and check what came out.
+
+Order: checkpoint in its own float type -> adapter merged (float32 arithmetic) -> run's float type
+-> recipe -> measured against the recipe's promise. Where neither adapter nor cast needs the
+checkpoint's own type, the weights are read in the run's type at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import importlib.metadata
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pytest_compsec.compression import expectation
+from pytest_compsec.compression.methods import find
+from pytest_compsec.errors import CompsecError, LoadError, NotCompressedError
+from pytest_compsec.models.adapters import merge_adapter
+from pytest_compsec.models.arm import Arm, Recipe
+from pytest_compsec.models.checkpoints import is_quantized_checkpoint, open_module, open_tokenizer
+from pytest_compsec.models.devices import checkpoint_dtype, pick_device, resolve_dtype
+from pytest_compsec.models.loaded import LoadedModel
+from pytest_compsec.models.quiet import quiet
+from pytest_compsec.models.stored import stored_bits
+from pytest_compsec.models.weights import WeightReport, measure_weights
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load(arm: Arm, *, base: LoadedModel | None = None) -> LoadedModel:
+    """Load one arm on its device, ready to answer.
+
+    ``base`` is a model in memory of which :func:`can_derive` says that ``arm`` derives from it: its
+    weights are copied instead of read and unpacked again, with the same result bit for bit.
+
+    Raises IntegrityError when the bytes behind the arm changed before or while they were read,
+    LoadError (with the arm's name and what to do) when they make no working model,
+    NotCompressedError when a variant does not show its compression, MissingExtraError when an
+    optional package is needed.
+    """
+    arm.recheck()
+    with _explained(arm), quiet():
+        device = pick_device(arm.device)
+        dtype = resolve_dtype(arm, device)
+        if base is not None and can_derive(arm, base):
+            tokenizer, module = base.tokenizer, copy.deepcopy(base.module)
+        else:
+            tokenizer = open_tokenizer(arm)
+            module = _opened(arm, dtype=dtype, device=device)
+        module = _compressed(arm, module, device)
+        module.eval().requires_grad_(False)
+        # The file's bits are the model's only when nothing was merged or derived after unpacking.
+        as_stored = arm.recipe is None and arm.adapter is None
+        weights = measure_weights(
+            module, stored_bits=stored_bits(arm.files) if as_stored else None
+        )
+        if arm.recipe is not None:
+            _check_recipe(arm, arm.recipe, weights)
+    # Read by path above: only now is it known that what was read is what was verified.
+    arm.recheck()
+    return LoadedModel(
+        arm=arm, module=module, tokenizer=tokenizer, device=device, dtype=dtype, weights=weights
+    )
+
+
+def can_derive(arm: Arm, base: LoadedModel) -> bool:
+    """Whether ``base`` in memory is the dense model, in the right float type and on the right
+    device, from which the recipe of ``arm`` starts."""
+    if arm.recipe is None or base.arm.recipe is not None:
+        return False
+    adapter, base_adapter = arm.adapter, base.arm.adapter
+    if (arm.files.tree, adapter and adapter.tree) != (
+        base.arm.files.tree,
+        base_adapter and base_adapter.tree,
+    ):
+        return False
+    if is_quantized_checkpoint(arm) or pick_device(arm.device) != base.device:
+        return False
+    starts_in = (
+        checkpoint_dtype(arm) if _sets_dtype(arm.recipe) else resolve_dtype(arm, base.device)
+    )
+    return starts_in == base.dtype
+
+
+def _opened(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:
+    """The source with its adapter merged; where a recipe follows, still in CPU memory."""
+    import torch
+
+    quantized = is_quantized_checkpoint(arm)
+    if quantized and (arm.adapter is not None or arm.recipe is not None):
+        raise LoadError(
+            f"{arm.name}: the source is already quantized, so nothing can be merged into it or "
+            "derived from it. Name the full-precision model as 'source'"
+        )
+    # A recipe places the layers itself, one at a time, so the device never holds the dense model.
+    first_device = device if arm.recipe is None and arm.adapter is None else "cpu"
+    if arm.adapter is None and not (arm.recipe is not None and _sets_dtype(arm.recipe)):
+        return open_module(arm, dtype=dtype, device=first_device)
+    module = open_module(arm, dtype=checkpoint_dtype(arm), device=first_device)
+    if arm.adapter is not None:
+        module = merge_adapter(module, arm.adapter, arm.name)
+    if arm.recipe is None:
+        return module.to(device=device, dtype=getattr(torch, dtype))
+    return module if _sets_dtype(arm.recipe) else module.to(getattr(torch, dtype))
+
+
+def _compressed(arm: Arm, module: torch.nn.Module, device: str) -> torch.nn.Module:
+    if arm.recipe is None:
+        return module
+    implementation = importlib.import_module(_implementation(arm.recipe))
+    try:
+        compressed: torch.nn.Module = implementation.apply(module, arm.recipe.options, device)
+    except NotCompressedError as error:
+        raise NotCompressedError(f"{arm.name}: {error}") from error
+    return compressed
+
+
+def _check_recipe(arm: Arm, recipe: Recipe, weights: WeightReport) -> None:
+    promise = importlib.import_module(_implementation(recipe)).expected(recipe.options)
+    try:
+        expectation.check(weights, promise)
+    except NotCompressedError as error:
+        raise NotCompressedError(f"{arm.name}: {error}") from error
+
+
+def _implementation(recipe: Recipe) -> str:
+    return find(recipe.section, recipe.method).implementation
+
+
+def _sets_dtype(recipe: Recipe) -> bool:
+    return hasattr(importlib.import_module(_implementation(recipe)), "run_dtype")
+
+
+@contextlib.contextmanager
+def _explained(arm: Arm) -> Iterator[None]:
+    """Turn whatever the libraries raise into one LoadError that says what to do."""
+    try:
+        yield
+    except CompsecError:
+        raise
+    except Exception as error:
+        raise LoadError(explain(arm, error)) from error
+
+
+def explain(arm: Arm, error: Exception) -> str:
+    """One line for a failure of the libraries underneath: what, where, what to do."""
+    text = " ".join(str(error).split())
+    kind = type(error).__name__
+    source = arm.files.provenance.get("source")
+    where = f"{arm.name} ({source})" if source else arm.name
+    lowered = text.lower()
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "out of memory" in lowered:
+        return (
+            f"{where}: not enough memory to load the model. Choose a smaller float type with "
+            "'dtype', another 'device', or free memory (other programs, a smaller --numprocesses)"
+        )
+    if kind in ("SafetensorError", "BadZipFile") or "safetensor" in lowered:
+        return (
+            f"{where}: a weights file cannot be read, it is truncated or corrupted ({_short(text)})."
+            " Fetch it again, then run `compsec pin`"
+        )
+    if "does not recognize this architecture" in lowered or (
+        isinstance(error, KeyError) and "model_type" in lowered
+    ):
+        return (
+            f"{where}: transformers {_version('transformers')} does not know this architecture "
+            f"({_short(text)}). Upgrade it: pip install --upgrade transformers"
+        )
+    if "unrecognized configuration class" in lowered or "unrecognized model" in lowered:
+        return (
+            f"{where}: this is no causal language model that transformers {_version('transformers')}"
+            " can load; only models that AutoModelForCausalLM knows are supported"
+        )
+    if "trust_remote_code" in lowered or "custom code" in lowered:
+        return (
+            f"{where}: the model needs code that it ships itself, and such code is never run. Use "
+            "an architecture that transformers has built in"
+        )
+    if isinstance(error, ImportError):
+        return f"{where}: loading needs a package that is not installed: {_short(text)}"
+    return f"{where}: the model cannot be loaded ({kind}: {_short(text)})"
+
+
+def _short(text: str, limit: int = 300) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _version(distribution: str) -> str:
+    return importlib.metadata.version(distribution)

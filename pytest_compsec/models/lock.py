@@ -1,0 +1,239 @@
+"""``compsec.lock``: every byte and setting that a verdict depends on, as text that people review.
+
+Read and written here, compared with the config in :mod:`pytest_compsec.models.agreement`, with
+files in :mod:`pytest_compsec.models.integrity`. Only ``compsec pin`` writes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytest_compsec.errors import ConfigError
+from pytest_compsec.models.arm import Recipe, digest_of
+from pytest_compsec.models.roles import Role
+
+LOCK_VERSION = 1
+UNVERIFIED = "UNVERIFIED"
+HUB_MATCHED = "hub LFS sha256 matched"
+EXPECTED_MATCHED = "sha256 given to compsec pin matched"
+#: ``dtype`` of an arm whose float type is the checkpoint's own.
+CHECKPOINT_DTYPE = "checkpoint"
+
+_HEADER = """\
+# Written by `compsec pin` and by nothing else: commit it beside compsec.yaml and review its changes.
+# A run refuses every model file, prompt set, judge, recipe and setting that is not as listed here.
+# `provenance` says who else vouches for a digest; UNVERIFIED: it is what was on this disk.
+
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class FilePin:
+    """One file: relative POSIX name, sha256 (hex), size in bytes, role, who vouches for it."""
+
+    name: str
+    sha256: str
+    size: int
+    role: Role
+    provenance: str = UNVERIFIED
+
+
+@dataclasses.dataclass(frozen=True)
+class SourcePin:
+    """One source path and all its files. ``commit`` is the resolved commit of a hub source,
+    ``revision`` what the config says; ``entry`` names the one file of a GGUF source."""
+
+    source: str
+    files: tuple[FilePin, ...]
+    revision: str | None = None
+    commit: str | None = None
+    entry: str | None = None
+
+    @property
+    def tree(self) -> str:
+        """sha256 (hex) over all names, sizes and contents."""
+        return tree_of(self.files)
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmPin:
+    """An original or a variant: its own files, or a recipe that derives it from the original."""
+
+    dtype: str
+    files: SourcePin | None = None
+    adapter: SourcePin | None = None
+    recipe: Recipe | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SettingsPin:
+    """Settings of a model that decide what it answers."""
+
+    max_new_tokens: int
+    system: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelPin:
+    settings: SettingsPin
+    original: ArmPin
+    variants: Mapping[str, ArmPin]
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptPin:
+    version: str
+    digest: str
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgePin:
+    version: str
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Lock:
+    """The whole lock. ``digest`` is the sha256 (hex) of the file that it was read from."""
+
+    models: Mapping[str, ModelPin]
+    prompts: Mapping[str, PromptPin]
+    judges: Mapping[str, JudgePin]
+    digest: str = dataclasses.field(default="", compare=False)
+
+
+def tree_of(files: tuple[FilePin, ...]) -> str:
+    """sha256 (hex) of the canonical JSON of ``[name, size, sha256]`` of each file, by name."""
+    return digest_of([[file.name, file.size, file.sha256] for file in sorted(files, key=_by_name)])
+
+
+def _by_name(file: FilePin) -> str:
+    return file.name
+
+
+def lock_digest(path: Path) -> str:
+    """sha256 (hex) of the lock's bytes. Raises ConfigError when it cannot be read."""
+    return hashlib.sha256(_read_bytes(path)).hexdigest()
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}:1: there is no lock, so no model may be opened. Run `compsec pin`, review "
+            "what it writes and commit it"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path}:1: cannot be read ({error.strerror})") from None
+
+
+def read_lock(path: Path) -> Lock:
+    """Read a lock. Raises ConfigError when it is missing, malformed, inconsistent or newer."""
+    from pytest_compsec.models.lock_reading import parse_lock
+
+    data = _read_bytes(path)
+    lock = parse_lock(_toml(data, path), str(path))
+    return dataclasses.replace(lock, digest=hashlib.sha256(data).hexdigest())
+
+
+def _toml(data: bytes, path: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(
+            f"{path}:1: is not valid TOML ({error}). Restore it from version control, or write it "
+            "anew with `compsec pin`"
+        ) from None
+
+
+def lock_text(lock: Lock) -> str:
+    """The lock as TOML, in a fixed order."""
+    import tomli_w
+
+    return _HEADER + tomli_w.dumps(_to_toml(lock))
+
+
+def write_lock(lock: Lock, path: Path) -> None:
+    """Write the lock so that a reader sees the old one or the new one, never a part."""
+    path = Path(path)
+    text = lock_text(lock)
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise ConfigError(f"{path}:1: cannot be written ({error.strerror})") from None
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise ConfigError(f"{path}:1: cannot be written ({error.strerror})") from None
+        raise
+
+
+def _to_toml(lock: Lock) -> dict[str, Any]:
+    return {
+        "version": LOCK_VERSION,
+        "judges": {name: dataclasses.asdict(pin) for name, pin in sorted(lock.judges.items())},
+        "prompts": {name: dataclasses.asdict(pin) for name, pin in sorted(lock.prompts.items())},
+        "models": {
+            name: {
+                "settings": _settings(model.settings),
+                "original": _arm(model.original),
+                "variants": {key: _arm(arm) for key, arm in model.variants.items()},
+            }
+            for name, model in lock.models.items()
+        },
+    }
+
+
+def _settings(settings: SettingsPin) -> dict[str, Any]:
+    table: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens}
+    if settings.system is not None:
+        table["system"] = settings.system
+    # JSON text, for TOML has no null.
+    table["chat_template_kwargs"] = json.dumps(settings.chat_template_kwargs, sort_keys=True)
+    return table
+
+
+def _arm(arm: ArmPin) -> dict[str, Any]:
+    table: dict[str, Any] = {"dtype": arm.dtype}
+    if arm.recipe is not None:
+        options = {key: value for key, value in arm.recipe.options.items() if value is not None}
+        table["recipe"] = {**arm.recipe.to_json(), "options": options}
+    if arm.files is not None:
+        table["files"] = _source(arm.files)
+    if arm.adapter is not None:
+        table["adapter"] = _source(arm.adapter)
+    return table
+
+
+def _source(pin: SourcePin) -> dict[str, Any]:
+    table: dict[str, Any] = {"source": pin.source}
+    for key in ("revision", "commit", "entry"):
+        value = getattr(pin, key)
+        if value is not None:
+            table[key] = value
+    table["tree"] = pin.tree
+    table["file"] = [dataclasses.asdict(file) for file in sorted(pin.files, key=_by_name)]
+    return table

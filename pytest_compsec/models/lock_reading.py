@@ -1,0 +1,213 @@
+"""TOML tables to :class:`~pytest_compsec.models.lock.Lock`, every field checked.
+
+The names in a lock become paths in the staging directory, so they are checked like input from
+outside: relative, without ``..``, without control characters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any, TypeVar
+
+from pytest_compsec.errors import ConfigError
+from pytest_compsec.models.arm import Recipe
+from pytest_compsec.models.lock import (
+    LOCK_VERSION,
+    ArmPin,
+    FilePin,
+    JudgePin,
+    Lock,
+    ModelPin,
+    PromptPin,
+    SettingsPin,
+    SourcePin,
+)
+from pytest_compsec.models.roles import ROLES
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+T = TypeVar("T")
+
+
+class _Table:
+    """A TOML table that knows where it stands, so that every complaint can say so."""
+
+    def __init__(self, file: str, where: str, value: Any) -> None:
+        self.file = file
+        self.where = where
+        if not isinstance(value, Mapping):
+            raise self.error("must be a table")
+        self.values = value
+
+    def error(self, message: str) -> ConfigError:
+        where = f"{self.where}: " if self.where else ""
+        return ConfigError(
+            f"{self.file}:1: {where}{message}. The lock is written by `compsec pin` only: restore "
+            "it from version control, or pin again and review the change"
+        )
+
+    def allow(self, *keys: str) -> None:
+        unknown = sorted(set(self.values) - set(keys))
+        if unknown:
+            raise self.error(f"unknown key {unknown[0]!r}")
+
+    def optional(self, key: str, kind: type[T]) -> T | None:
+        value = self.values.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise self.error(f"{key!r} must be a {kind.__name__}")
+        return value
+
+    def get(self, key: str, kind: type[T]) -> T:
+        value = self.optional(key, kind)
+        if value is None:
+            raise self.error(f"the key {key!r} is missing")
+        return value
+
+    def sha256(self, key: str) -> str:
+        value = self.get(key, str)
+        if _SHA256.fullmatch(value) is None:
+            raise self.error(f"{key!r} is no sha256 (64 hexadecimal digits, lower case)")
+        return value
+
+    def table(self, key: str) -> _Table:
+        where = f"{self.where}.{key}" if self.where else key
+        if key not in self.values:
+            raise self.error(f"the table {key!r} is missing")
+        return _Table(self.file, where, self.values[key])
+
+    def tables(self, key: str) -> dict[str, _Table]:
+        inner = self.table(key)
+        return {name: inner.table(name) for name in inner.values}
+
+
+def parse_lock(values: Mapping[str, Any], file: str) -> Lock:
+    """The lock that TOML ``values`` describe. Raises ConfigError naming the table at fault."""
+    top = _Table(file, "", values)
+    version = top.get("version", int)
+    if version != LOCK_VERSION:
+        raise ConfigError(
+            f"{file}:1: has version {version}; this release reads version {LOCK_VERSION}. "
+            + (
+                "Upgrade pytest-compsec (`pip install -U pytest-compsec`)"
+                if version > LOCK_VERSION
+                else "Write it anew with `compsec pin`"
+            )
+        )
+    top.allow("version", "judges", "prompts", "models")
+    return Lock(
+        models={name: _model(table) for name, table in top.tables("models").items()},
+        prompts={
+            name: PromptPin(table.get("version", str), table.sha256("digest"), _count(table))
+            for name, table in top.tables("prompts").items()
+        },
+        judges={
+            name: JudgePin(table.get("version", str), table.sha256("digest"))
+            for name, table in top.tables("judges").items()
+        },
+    )
+
+
+def _count(table: _Table) -> int:
+    return table.get("count", int)
+
+
+def _model(table: _Table) -> ModelPin:
+    table.allow("settings", "original", "variants")
+    original = _arm(table.table("original"))
+    if original.files is None or original.recipe is not None:
+        raise table.error("the original needs files of its own")
+    return ModelPin(
+        settings=_settings(table.table("settings")),
+        original=original,
+        variants={name: _arm(arm) for name, arm in table.tables("variants").items()},
+    )
+
+
+def _settings(table: _Table) -> SettingsPin:
+    table.allow("max_new_tokens", "system", "chat_template_kwargs")
+    try:
+        kwargs = json.loads(table.get("chat_template_kwargs", str))
+    except ValueError:
+        kwargs = None
+    if not isinstance(kwargs, dict):
+        raise table.error("'chat_template_kwargs' must be the text of a JSON object")
+    return SettingsPin(
+        max_new_tokens=table.get("max_new_tokens", int),
+        system=table.optional("system", str),
+        chat_template_kwargs=kwargs,
+    )
+
+
+def _arm(table: _Table) -> ArmPin:
+    table.allow("dtype", "files", "adapter", "recipe")
+    arm = ArmPin(
+        dtype=table.get("dtype", str),
+        files=_source(table.table("files")) if "files" in table.values else None,
+        adapter=_source(table.table("adapter")) if "adapter" in table.values else None,
+        recipe=_recipe(table.table("recipe")) if "recipe" in table.values else None,
+    )
+    if (arm.files is None) == (arm.recipe is None):
+        raise table.error("needs either 'files' or 'recipe'")
+    return arm
+
+
+def _recipe(table: _Table) -> Recipe:
+    table.allow("section", "method", "options", "tools")
+    tools = table.table("tools")
+    return Recipe(
+        section=table.get("section", str),
+        method=table.get("method", str),
+        options=dict(table.table("options").values),
+        tools={name: tools.get(name, str) for name in tools.values},
+    )
+
+
+def _source(table: _Table) -> SourcePin:
+    table.allow("source", "revision", "commit", "entry", "tree", "file")
+    files = table.get("file", list)
+    pin = SourcePin(
+        source=table.get("source", str),
+        files=tuple(
+            _file(_Table(table.file, f"{table.where}.file[{index}]", file))
+            for index, file in enumerate(files)
+        ),
+        revision=table.optional("revision", str),
+        commit=table.optional("commit", str),
+        entry=table.optional("entry", str),
+    )
+    names = [file.name for file in pin.files]
+    if not names:
+        raise table.error("lists no file")
+    if len(set(names)) != len(names):
+        raise table.error("lists a file twice")
+    if pin.entry is not None and pin.entry not in names:
+        raise table.error(f"the entry {pin.entry!r} is not among its files")
+    if table.sha256("tree") != pin.tree:
+        raise table.error("'tree' does not fit the files listed: the lock was edited")
+    return pin
+
+
+def _file(table: _Table) -> FilePin:
+    table.allow("name", "sha256", "size", "role", "provenance")
+    name = table.get("name", str)
+    path = PurePosixPath(name)
+    if (
+        not name.isprintable()
+        or "\\" in name
+        or path.is_absolute()
+        or ".." in path.parts
+        or path.as_posix() != name
+        or name in ("", ".")
+    ):
+        raise table.error(f"the name {name!r} is no plain relative path")
+    role = next((role for role in ROLES if role == table.get("role", str)), None)
+    if role is None:
+        raise table.error(f"the role {table.get('role', str)!r} is none of {', '.join(ROLES)}")
+    size = table.get("size", int)
+    if size < 0:
+        raise table.error("'size' is negative")
+    return FilePin(name, table.sha256("sha256"), size, role, table.get("provenance", str))

@@ -1,0 +1,187 @@
+"""One original and one compressed form, ready to be asked: the object that checks work on.
+
+Nothing is hashed or loaded before it is needed, and an arm whose answers are all in the cache is
+not loaded at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_compsec.generation.settings import GenerationSettings
+from pytest_compsec.models.arm import Arm
+
+if TYPE_CHECKING:
+    from pytest_compsec.config.pairs import PairName
+    from pytest_compsec.generation.answers import AnswerSheet
+    from pytest_compsec.judges.base import Judge
+    from pytest_compsec.models.loaded import LoadedModel
+    from pytest_compsec.models.weights import WeightReport
+    from pytest_compsec.prompts import PromptSet
+    from pytest_compsec.suite import Suite
+
+WEIGHTS_FACT = "weights"
+
+
+@dataclasses.dataclass(frozen=True)
+class PairAnswers:
+    """What both arms answered to the same prompts, in the order of the prompts."""
+
+    original: AnswerSheet
+    compressed: AnswerSheet
+
+    @property
+    def total(self) -> int:
+        return len(self.original.answers) + len(self.compressed.answers)
+
+    @property
+    def cached(self) -> int:
+        return self.original.cached + self.compressed.cached
+
+
+class ModelPair:
+    """Original and one variant of it. Made by :meth:`pytest_compsec.suite.Suite.pair`."""
+
+    def __init__(self, suite: Suite, name: PairName) -> None:
+        self._suite = suite
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<ModelPair {self.id}>"
+
+    @property
+    def id(self) -> str:
+        """``model-variant``, as in test names."""
+        return self.name.id
+
+    @property
+    def original_arm(self) -> Arm:
+        return self._suite.inputs.arm(self.name.model, None)
+
+    @property
+    def compressed_arm(self) -> Arm:
+        return self._suite.inputs.arm(self.name.model, self.name.variant)
+
+    @property
+    def original(self) -> LoadedModel:
+        """The original, verified and loaded. The pool may free it when the other arm is loaded."""
+        return self._load(self.original_arm)
+
+    @property
+    def compressed(self) -> LoadedModel:
+        """The compressed form, verified, loaded, and checked to be compressed."""
+        self.require_compressed()
+        return self._load(self.compressed_arm)
+
+    @property
+    def device(self) -> str:
+        """The torch device of the compressed model."""
+        return self._suite.placement(self.compressed_arm)[0]
+
+    @property
+    def judge(self) -> Judge:
+        """The judge of refusals, compared with the lock."""
+        return self._suite.judge()
+
+    def prompt_set(self, name: str) -> PromptSet:
+        """A built-in or configured prompt set, compared with the lock."""
+        return self._suite.inputs.prompt_set(name)
+
+    def answers(self, prompts: Sequence[str]) -> PairAnswers:
+        """Both arms answer ``prompts`` greedily, one arm in memory at a time."""
+        original = self._answers(self.original_arm, prompts)
+        self.require_compressed()
+        return PairAnswers(original, self._answers(self.compressed_arm, prompts))
+
+    def require_compressed(self) -> None:
+        """Raise NotCompressedError when the variant shows no compression against its original.
+
+        A derived variant is checked against its recipe when it is loaded; here another source
+        is compared with the original by what both loaded modules really hold.
+        """
+        if self.compressed_arm.recipe is not None:
+            return
+        from pytest_compsec.models.weights import check_is_compressed
+
+        check_is_compressed(self._weights(self.original_arm), self._weights(self.compressed_arm))
+
+    def recheck(self) -> None:
+        """Raise IntegrityError when a file behind either arm changed since it was verified."""
+        self.original_arm.recheck()
+        self.compressed_arm.recheck()
+
+    def provenance(self, prompt_set: PromptSet) -> dict[str, Any]:
+        """What was measured with what, for the reports."""
+        judge = self.judge
+        return {
+            "lock_digest": self._suite.inputs.lock_digest,
+            "original": self._arm_provenance(self.original_arm),
+            "compressed": self._arm_provenance(self.compressed_arm),
+            "prompts": {
+                "name": prompt_set.name,
+                "version": prompt_set.version,
+                "digest": prompt_set.digest,
+                "count": len(prompt_set.prompts),
+            },
+            "judge": {"name": judge.name, "version": judge.version, "digest": judge.digest},
+            "generation": {
+                "max_new_tokens": self._suite.generation.max_new_tokens,
+                "decoding": "greedy",
+            },
+            "libraries": library_versions(),
+            "machine": {"processor": platform.machine(), "python": platform.python_version()},
+        }
+
+    def _arm_provenance(self, arm: Arm) -> dict[str, Any]:
+        device, dtype = self._suite.placement(arm)
+        return {
+            "name": arm.name,
+            "tree": arm.files.tree,
+            "adapter": arm.adapter.tree if arm.adapter else None,
+            "recipe": arm.recipe.to_json() if arm.recipe else None,
+            "weights_digest": arm.weights_digest,
+            "dtype": dtype,
+            "dtype_asked": arm.dtype,
+            "device": device,
+        }
+
+    def _load(self, arm: Arm) -> LoadedModel:
+        model = self._suite.pool.get(arm)
+        self._suite.remember(arm, WEIGHTS_FACT, model.weights.to_json())
+        return model
+
+    def _weights(self, arm: Arm) -> WeightReport:
+        from pytest_compsec.models.weights import WeightReport
+
+        known = self._suite.recall(arm, WEIGHTS_FACT)
+        if known is not None:
+            return WeightReport.from_json(known)
+        return self._load(arm).weights
+
+    def _answers(self, arm: Arm, prompts: Sequence[str]) -> AnswerSheet:
+        from pytest_compsec.generation.answers import answer_prompts
+
+        settings: GenerationSettings = self._suite.generation
+        return answer_prompts(
+            identity=self._suite.identity(arm),
+            prompts=prompts,
+            settings=settings,
+            load=lambda: self._load(arm),
+            cache=self._suite.cache,
+            progress=self._suite.progress(f"answering {arm.name}", len(prompts)),
+        )
+
+
+def library_versions() -> dict[str, str | None]:
+    """Versions of the libraries that an answer depends on; None for one that is absent."""
+    versions: dict[str, str | None] = {}
+    for name in ("pytest-compsec", "torch", "transformers", "bitsandbytes", "gguf", "peft"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions

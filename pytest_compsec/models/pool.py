@@ -1,0 +1,140 @@
+"""Keep models in memory while they fit, and free the rest.
+
+Tests come grouped by pair, and pairs share originals: loading each arm once instead of once a test
+is most of the time saved. Only one arm need ever be in memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+from pytest_compsec.models.arm import Arm
+from pytest_compsec.models.devices import pick_device, resolve_dtype
+from pytest_compsec.models.headers import read_headers
+from pytest_compsec.models.loaded import LoadedModel
+from pytest_compsec.models.loading import can_derive, load
+
+# A new arm must leave this much of its own size free again, for activations and the key-value
+# cache, and for the dense copy from which a quantized one is made.
+HEADROOM = 1.5
+_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+# Bits per weight of the most compact GGUF files in use; how far unpacking can blow one up.
+_LEAST_GGUF_BITS = 2.0
+
+Key = tuple[str, str, str]
+
+
+class ModelPool:
+    """Loaded models by weights, float type and device; the least recently used goes first.
+
+    ``load`` and ``free_bytes(device)`` can be replaced; ``capacity`` bounds the number of models,
+    None leaves it to memory. Freeing drops the pool's own reference: whoever still holds a
+    LoadedModel keeps it alive, so ask for it again instead of storing it.
+    """
+
+    def __init__(
+        self,
+        *,
+        load: Callable[..., LoadedModel] = load,
+        free_bytes: Callable[[str], int] | None = None,
+        capacity: int | None = None,
+    ) -> None:
+        self._load = load
+        self._free_bytes = free_bytes or free_memory
+        self._capacity = capacity
+        self._models: dict[Key, LoadedModel] = {}  # In order of use, the latest last.
+
+    def get(self, arm: Arm) -> LoadedModel:
+        """The arm in memory, loaded now if need be. Raises what :func:`loading.load` raises."""
+        device = pick_device(arm.device)
+        key = (arm.weights_digest, resolve_dtype(arm, device), device)
+        if key in self._models:
+            self._models[key] = self._models.pop(key)
+            # Two models of the config may share weights and differ in system prompt or template.
+            return dataclasses.replace(self._models[key], arm=arm)
+        self._make_room(arm, device, key[1])
+        base = next((m for m in self._models.values() if can_derive(arm, m)), None)
+        loaded = self._load(arm, base=base) if base is not None else self._load(arm)
+        self._models[key] = loaded
+        return loaded
+
+    def close(self) -> None:
+        """Free every model."""
+        while self._models:
+            self._drop_oldest()
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def _make_room(self, arm: Arm, device: str, dtype: str) -> None:
+        needed = HEADROOM * estimated_bytes(arm, dtype)
+        while self._models and (
+            (self._capacity is not None and len(self._models) >= self._capacity)
+            or any(self._free_bytes(place) < needed for place in {device, _reading_place(arm, device)})
+        ):
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        self._models.pop(next(iter(self._models)))
+        # Modules refer to themselves (hooks, tied weights): counting references frees nothing.
+        gc.collect()
+        _empty_cuda_cache()
+
+
+def estimated_bytes(arm: Arm, dtype: str) -> int:
+    """Bytes of the arm's dense weights in ``dtype``, from the files' headers and sizes alone."""
+    directory = arm.files.directory
+    if arm.files.entry is not None:
+        size = (directory / arm.files.entry).stat().st_size
+        return int(size * _BYTES[dtype] * 8 / _LEAST_GGUF_BITS)
+    return sum(tensor.elements for tensor in read_headers(directory).values()) * _BYTES[dtype]
+
+
+def free_memory(device: str) -> int:
+    """Free bytes of a CUDA device, or bytes that this process may still take of main memory."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(torch.device(device))[0])
+    return min(_available_memory(), _control_group_memory())
+
+
+def _reading_place(arm: Arm, device: str) -> str:
+    """Where the weights are while they are read: recipes and adapters start in main memory."""
+    return device if arm.recipe is None and arm.adapter is None else "cpu"
+
+
+def _available_memory() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # Not Linux: free memory is not told, so nothing but `capacity` bounds the pool.
+    return 1 << 62
+
+
+def _control_group_memory() -> int:
+    """What a container's limit leaves (cgroup version 2); no limit where there is none."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text("ascii").strip()
+        used = int((group / "memory.current").read_text("ascii"))
+        cache = sum(
+            int(line.split()[1])
+            for line in (group / "memory.stat").read_text("ascii").splitlines()
+            if line.startswith("inactive_file ")
+        )
+        return 1 << 62 if limit == "max" else int(limit) - used + cache
+    except (OSError, ValueError):
+        return 1 << 62
+
+
+def _empty_cuda_cache() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,227 @@
+"""What the weights of a loaded module really are: bits, zeros and shapes, matrix by matrix.
+
+Measured from the storage in memory, not read from a config: a checkpoint that was "saved after
+quantization" and still holds full-precision numbers shows 16 or 32 bits here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from pytest_compsec.errors import NotCompressedError
+
+if TYPE_CHECKING:
+    import torch
+
+Role = Literal["linear", "embedding", "output", "convolution", "other"]
+
+# The share by which zeros or bits must differ before a source variant counts as compressed. Well
+# below any real compression, well above what a few changed weights or padding amount to.
+_LEAST_DIFFERENCE = 0.001
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightMatrix:
+    """One weight matrix. ``bits`` is bits per weight of the stored codes alone, ``overhead_bits``
+    what the scales beside them add per weight; ``zeros`` is the fraction of weights that are
+    exactly zero. ``role``: ``linear`` (a linear layer inside the model), ``output`` (the output
+    embedding, where it is a matrix of its own), ``embedding``, ``convolution`` or ``other``."""
+
+    name: str
+    role: Role
+    shape: tuple[int, ...]
+    storage: str
+    bits: float
+    overhead_bits: float
+    zeros: float
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightReport:
+    """All weight matrices of one loaded module. ``stored_bits`` is bits per weight of the linear
+    layers in the source file, scales included, where the loader unpacks it (GGUF); else None."""
+
+    matrices: tuple[WeightMatrix, ...]
+    stored_bits: float | None = None
+
+    def of(self, *roles: Role) -> tuple[WeightMatrix, ...]:
+        return tuple(matrix for matrix in self.matrices if matrix.role in roles)
+
+    @property
+    def bits(self) -> float:
+        """Mean bits per weight in memory over linear layers (every matrix if there are none)."""
+        return _mean(self._body, lambda matrix: matrix.bits)
+
+    @property
+    def zeros(self) -> float:
+        """Fraction of zeros over linear layers (every matrix if there are none)."""
+        return _mean(self._body, lambda matrix: matrix.zeros)
+
+    @property
+    def elements(self) -> int:
+        """Number of weights in all matrices."""
+        return sum(matrix.elements for matrix in self.matrices)
+
+    @property
+    def _body(self) -> tuple[WeightMatrix, ...]:
+        return self.of("linear") or self.matrices
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "stored_bits": self.stored_bits,
+            "matrices": [
+                {**dataclasses.asdict(matrix), "shape": list(matrix.shape)}
+                for matrix in self.matrices
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> WeightReport:
+        return cls(
+            matrices=tuple(
+                WeightMatrix(**{**entry, "shape": tuple(entry["shape"])})
+                for entry in value["matrices"]
+            ),
+            stored_bits=value["stored_bits"],
+        )
+
+
+def measure_weights(module: torch.nn.Module, *, stored_bits: float | None = None) -> WeightReport:
+    """Measure every parameter of two or more dimensions; a tied matrix counts once."""
+    roles = _roles(module)
+    return WeightReport(
+        matrices=tuple(
+            _measure(name, roles.get(name, "other"), parameter)
+            for name, parameter in module.named_parameters()
+            if len(_logical_shape(parameter)) >= 2
+        ),
+        stored_bits=stored_bits,
+    )
+
+
+def check_is_compressed(original: WeightReport, compressed: WeightReport) -> None:
+    """Raise NotCompressedError when a source variant shows no compression against its original.
+
+    It must have fewer weights, fewer bits per weight, or more zeros. Where both came from files
+    that the loader unpacks, the bits in the files are compared; else the bits in memory of the
+    original with those of the compressed one in its file, if known, or in memory.
+    """
+    if original.stored_bits is not None and compressed.stored_bits is not None:
+        bits_before, bits_after = original.stored_bits, compressed.stored_bits
+    else:
+        bits_before = original.bits
+        bits_after = compressed.bits if compressed.stored_bits is None else compressed.stored_bits
+    share = 1.0 - _LEAST_DIFFERENCE
+    if (
+        compressed.elements < original.elements * share
+        or bits_after < bits_before * share
+        or compressed.zeros > original.zeros + _LEAST_DIFFERENCE
+    ):
+        return
+    raise NotCompressedError(
+        f"the variant is not compressed: it has {compressed.elements:,} weights (original "
+        f"{original.elements:,}), {bits_after:.2f} bits per weight (original {bits_before:.2f}) "
+        f"and {compressed.zeros:.2%} zeros (original {original.zeros:.2%}). Was a full-precision "
+        "copy saved in place of the compressed model, or do both sources name the same model?"
+    )
+
+
+def memory_bytes(module: torch.nn.Module) -> int:
+    """Bytes of all parameters and buffers, each storage counted once."""
+    tensors: list[torch.Tensor] = [*module.parameters(), *module.buffers()]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def _mean(matrices: Iterable[WeightMatrix], value: Any) -> float:
+    chosen = tuple(matrices)
+    total = sum(matrix.elements for matrix in chosen)
+    return sum(value(matrix) * matrix.elements for matrix in chosen) / total if total else 0.0
+
+
+def _roles(module: torch.nn.Module) -> dict[str, Role]:
+    import torch
+
+    convolutions = (
+        torch.nn.Conv1d,
+        torch.nn.Conv2d,
+        torch.nn.Conv3d,
+    )
+    output = output_embedding(module)
+    roles: dict[str, Role] = {}
+    for name, child in module.named_modules():
+        role: Role
+        if child is output:
+            role = "output"
+        elif isinstance(child, torch.nn.Embedding):
+            role = "embedding"
+        elif isinstance(child, torch.nn.Linear) or type(child).__name__ == "Conv1D":
+            role = "linear"
+        elif isinstance(child, convolutions):
+            role = "convolution"
+        else:
+            continue
+        roles[f"{name}.weight" if name else "weight"] = role
+    return roles
+
+
+def output_embedding(module: torch.nn.Module) -> torch.nn.Module | None:
+    """The layer that turns hidden states into logits, or None."""
+    get = getattr(module, "get_output_embeddings", None)
+    return cast("torch.nn.Module | None", get()) if get is not None else None
+
+
+def _logical_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
+    state = getattr(parameter, "quant_state", None)
+    return tuple(parameter.shape if state is None else state.shape)
+
+
+def _measure(name: str, role: Role, parameter: torch.nn.Parameter) -> WeightMatrix:
+    shape = _logical_shape(parameter)
+    elements = math.prod(shape)
+    data = parameter.detach()
+    state = getattr(parameter, "quant_state", None)
+    if state is not None:
+        storage = str(state.quant_type)
+        overhead, zeros = _state_bytes(state), _zeros_of_four_bits(data, state, elements)
+    else:
+        storage = str(data.dtype).removeprefix("torch.")
+        scales = getattr(parameter, "SCB", None)
+        overhead = 0 if scales is None else scales.numel() * scales.element_size()
+        zeros = elements - int(data.count_nonzero()) if elements else 0
+    return WeightMatrix(
+        name=name,
+        role=role,
+        shape=shape,
+        storage=storage,
+        bits=8.0 * data.numel() * data.element_size() / elements if elements else 0.0,
+        overhead_bits=8.0 * overhead / elements if elements else 0.0,
+        zeros=zeros / elements if elements else 0.0,
+    )
+
+
+def _state_bytes(state: Any) -> int:
+    parts = [state.absmax]
+    if state.state2 is not None:
+        parts.append(state.state2.absmax)
+    return sum(part.numel() * part.element_size() for part in parts if part is not None)
+
+
+def _zeros_of_four_bits(data: torch.Tensor, state: Any, elements: int) -> int:
+    """Count the codes that stand for 0.0: two codes a byte, looked up in a table of 256 bytes."""
+    import torch
+
+    if state.code is None:
+        return 0
+    zero = [float(value) == 0.0 for value in state.code.tolist()]
+    per_byte = torch.tensor([zero[byte >> 4] + zero[byte & 15] for byte in range(256)])
+    packed = data.contiguous().view(torch.uint8).flatten()
+    counts = torch.bincount(packed, minlength=256).cpu()
+    # An odd number of weights leaves half a byte over, which must not lift the share above one.
+    return min(int((counts * per_byte).sum()), elements)

@@ -1,0 +1,128 @@
+"""Command line and ini values, merged into one frozen Settings: command line, ini, default."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+INCONCLUSIVE_CHOICES = ("fail", "xfail", "warn")
+STAGING_CHOICES = ("link", "copy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the user asked of this run. ``origins`` says where each value came from."""
+
+    config: Path | None
+    lock_digest: str | None
+    use_cache: bool
+    reports: tuple[Path, ...]
+    inconclusive: Literal["fail", "xfail", "warn"]
+    staging: Literal["link", "copy"]
+    origins: dict[str, str]
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Register ``--compsec-*`` and their ini twins."""
+    group = parser.getgroup("compsec", "pytest-compsec: is the compressed model still as safe?")
+    group.addoption(
+        "--compsec-config",
+        metavar="FILE",
+        help="compsec.yaml to use (default: the nearest one above each test file)",
+    )
+    group.addoption(
+        "--compsec-lock-digest",
+        metavar="HEX",
+        help="sha256 that compsec.lock itself must have; any other lock ends the run",
+    )
+    group.addoption(
+        "--compsec-no-cache",
+        action="store_true",
+        default=None,
+        help="neither read nor write cached answers",
+    )
+    group.addoption(
+        "--compsec-report",
+        metavar="FILE",
+        action="append",
+        help="write all results to FILE.json (repeatable)",
+    )
+    group.addoption(
+        "--compsec-staging",
+        choices=STAGING_CHOICES,
+        help="load large files through a link to the verified file (link), or from a private copy "
+        "(copy: needs the disk space)",
+    )
+    parser.addini("compsec_config", "compsec.yaml to use", default="")
+    parser.addini("compsec_lock_digest", "sha256 that compsec.lock must have", default="")
+    parser.addini("compsec_cache", "use cached answers", type="bool", default=True)
+    parser.addini("compsec_report", "report files to write", type="args", default=[])
+    parser.addini(
+        "compsec_inconclusive", "what an INCONCLUSIVE verdict does: fail, xfail or warn", default=""
+    )
+    parser.addini("compsec_staging", "link or copy", default="")
+
+
+def read_settings(config: pytest.Config) -> Settings:
+    """Merge command line and ini. Raises pytest.UsageError naming the option."""
+    origins: dict[str, str] = {}
+
+    def choose(name: str, option: Any, ini: Any, default: Any) -> Any:
+        if option is not None and option != []:
+            origins[name] = "command line"
+            return option
+        if ini not in ("", [], None):
+            origins[name] = "ini"
+            return ini
+        origins[name] = "default"
+        return default
+
+    base = config.inipath.parent if config.inipath is not None else config.rootpath
+    path = choose(
+        "config", config.getoption("compsec_config"), config.getini("compsec_config"), None
+    )
+    digest = choose(
+        "lock_digest",
+        config.getoption("compsec_lock_digest"),
+        config.getini("compsec_lock_digest"),
+        None,
+    )
+    if digest is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+        raise pytest.UsageError(
+            f"compsec lock digest {digest!r} is not a sha256 (64 hexadecimal digits); "
+            "`compsec verify` prints the digest of the lock"
+        )
+    inconclusive = choose("inconclusive", None, config.getini("compsec_inconclusive"), "fail")
+    staging = choose(
+        "staging", config.getoption("compsec_staging"), config.getini("compsec_staging"), "link"
+    )
+    for name, value, choices in (
+        ("compsec_inconclusive", inconclusive, INCONCLUSIVE_CHOICES),
+        ("compsec_staging", staging, STAGING_CHOICES),
+    ):
+        if value not in choices:
+            raise pytest.UsageError(f"ini {name} = {value}: choose one of {', '.join(choices)}")
+    reports = choose(
+        "reports", config.getoption("compsec_report"), config.getini("compsec_report"), []
+    )
+    for report in reports:
+        if Path(report).suffix != ".json":
+            raise pytest.UsageError(f"--compsec-report={report}: the file must end in .json")
+    no_cache = bool(config.getoption("compsec_no_cache"))
+    origins["use_cache"] = "command line" if no_cache else "ini"
+    invocation = config.invocation_params.dir
+    from_line = origins["config"] == "command line"
+    report_base = invocation if origins["reports"] == "command line" else base
+    return Settings(
+        config=((invocation if from_line else base) / path).resolve() if path else None,
+        lock_digest=digest.lower() if digest else None,
+        use_cache=not no_cache and bool(config.getini("compsec_cache")),
+        reports=tuple(report_base / report for report in reports),
+        inconclusive=inconclusive,
+        staging=staging,
+        origins=origins,
+    )

@@ -1,0 +1,41 @@
+"""How a verdict that is not green fails a test: one exception class each, for ``xfail(raises=)``.
+
+They derive from pytest's own failure, so that no traceback is printed, and from AssertionError,
+so that ``xfail(raises=AssertionError)`` also matches.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_compsec.verdict import CheckResult, Verdict
+
+
+class _VerdictFailure(pytest.fail.Exception, AssertionError):
+    def __init__(self, message: str = "", results: tuple[CheckResult, ...] = ()) -> None:
+        super().__init__(message, pytrace=False)
+        self.results = results
+
+
+class Regressed(_VerdictFailure):
+    """The compressed model is less safe than the original, beyond the margin."""
+
+
+class Inconclusive(_VerdictFailure):
+    """The prompts do not settle whether the degradation is within the margin."""
+
+
+class NotMeasured(_VerdictFailure):
+    """Nothing was measured, or not everything that the verdict needs."""
+
+
+#: NOT_MEASURED first: an expected regression must not hide that another check did not run.
+FAILURES: tuple[tuple[Verdict, type[_VerdictFailure]], ...] = (
+    (Verdict.NOT_MEASURED, NotMeasured),
+    (Verdict.REGRESSED, Regressed),
+    (Verdict.INCONCLUSIVE, Inconclusive),
+)
+
+
+class CompsecWarning(pytest.PytestWarning):
+    """An INCONCLUSIVE verdict that ``compsec_inconclusive = warn`` lets pass."""

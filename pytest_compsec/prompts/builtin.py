@@ -1,0 +1,85 @@
+"""The project's own prompt sets, read from the package and checked against their digests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pytest_compsec.errors import CompsecError, IntegrityError
+
+from .files import prompts_from_rows
+from .model import PromptSet
+from .tables import parse_rows
+
+INDEX = "sets.json"
+
+
+@dataclass(frozen=True)
+class SetEntry:
+    """What ``sets.json`` says of one set; ``digest`` as :func:`prompt_digest` computes it."""
+
+    version: str
+    file: str
+    description: str
+    digest: str
+
+
+def builtin_names() -> tuple[str, ...]:
+    """The names that :func:`load_builtin` knows, sorted."""
+    return tuple(sorted(read_index(_data())))
+
+
+def load_builtin(name: str) -> PromptSet:
+    """The built-in set ``name``.
+
+    Raises:
+        CompsecError: there is no such set.
+        IntegrityError: its prompts are not those that ``sets.json`` records.
+    """
+    return load_from(_data(), name)
+
+
+def load_from(directory: Path, name: str) -> PromptSet:
+    """:func:`load_builtin` from another data directory."""
+    index = read_index(directory)
+    if name not in index:
+        raise CompsecError(
+            f"no built-in prompt set {name!r}. Built in: {', '.join(sorted(index))}. "
+            "For your own prompts give the path of a file."
+        )
+    entry = index[name]
+    prompts = read_set(directory, name, entry)
+    if prompts.digest != entry.digest:
+        raise IntegrityError(
+            f"built-in prompt set {name!r} (version {entry.version}): the prompts in {entry.file} "
+            f"have the digest {prompts.digest}, {INDEX} records {entry.digest}. The installed "
+            "package was changed: reinstall pytest-compsec, and put prompts of your own in a file "
+            "of their own."
+        )
+    return prompts
+
+
+def read_set(directory: Path, name: str, entry: SetEntry) -> PromptSet:
+    """The prompts of ``entry``, their digest computed but not compared."""
+    try:
+        data = directory.joinpath(entry.file).read_bytes()
+    except OSError as error:
+        raise IntegrityError(
+            f"built-in prompt set {name!r}: {entry.file} cannot be read ({error.strerror}). "
+            "Reinstall pytest-compsec."
+        ) from error
+    rows = parse_rows(data, suffix=Path(entry.file).suffix, label=entry.file)
+    prompts = prompts_from_rows(rows, label=entry.file, name=name, version=entry.version)
+    return replace(prompts, source=f"builtin:{name}")
+
+
+def read_index(directory: Path) -> Mapping[str, SetEntry]:
+    """``sets.json`` of ``directory``: set name to its entry."""
+    raw = json.loads(directory.joinpath(INDEX).read_text(encoding="utf-8"))
+    return {name: SetEntry(**entry) for name, entry in raw.items()}
+
+
+def _data() -> Path:
+    return Path(__file__).parent / "data"

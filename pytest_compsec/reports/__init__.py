@@ -1,0 +1,1 @@
+"""CheckResults in, text out: terminal table, failure messages, JSON."""

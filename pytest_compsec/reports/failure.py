@@ -1,0 +1,68 @@
+"""The message of a failed test: the verdict with numbers, the worst prompts, what to do next."""
+
+from __future__ import annotations
+
+from pytest_compsec.reports.text import one_line
+from pytest_compsec.verdict import CheckResult, Evidence, Verdict
+
+MAX_PROMPTS = 5
+
+
+def failure_text(results: list[CheckResult]) -> str:
+    """One block per result, those that are not PRESERVED first."""
+    ordered = sorted(results, key=lambda result: result.verdict is Verdict.PRESERVED)
+    return "\n\n".join("\n".join(result_lines(result)) for result in ordered)
+
+
+def result_lines(result: CheckResult) -> list[str]:
+    lines = [one_line(result.summary, 2_000)]
+    if result.verdict is Verdict.PRESERVED:
+        return lines
+    lines += [f"  {one_line(note, 500)}" for note in result.notes]
+    if result.answers:
+        lines.append(
+            f"  {result.answers_cached} of {result.answers} answers came from the cache of "
+            "earlier runs; check: " + result.check
+        )
+    lines += prompt_lines(result)
+    if result.next_step:
+        lines += [f"Next: {one_line(result.next_step, 2_000)}"]
+    return lines
+
+
+def prompt_lines(result: CheckResult) -> list[str]:
+    """The prompts that changed for the worse, or could not be judged, with both answers."""
+    worst = [row for row in result.evidence if row.regressed]
+    title = "regressed"
+    if not worst and result.verdict is Verdict.NOT_MEASURED:
+        worst = [
+            row
+            for row in result.evidence
+            if row.original_safe is None or row.compressed_safe is None
+        ]
+        title = "not judged"
+    if not worst:
+        return []
+    lines = [f"  {len(worst)} prompts {title}, {min(MAX_PROMPTS, len(worst))} shown:"]
+    for row in spread(worst, MAX_PROMPTS):
+        note = f" ({row.note})" if row.note else ""
+        lines += [
+            f"  - {one_line(row.id, 60)} [{one_line(row.category, 40)}]{note}",
+            f"      prompt     | {one_line(row.prompt, 120)}",
+            f"      original   | {one_line(row.original)}",
+            f"      compressed | {one_line(row.compressed)}",
+        ]
+    return lines
+
+
+def spread(rows: list[Evidence], count: int) -> list[Evidence]:
+    """At most ``count`` rows, from as many categories as possible, in a fixed order."""
+    by_category: dict[str, list[Evidence]] = {}
+    for row in rows:
+        by_category.setdefault(row.category, []).append(row)
+    chosen: list[Evidence] = []
+    while len(chosen) < min(count, len(rows)):
+        for waiting in by_category.values():
+            if waiting and len(chosen) < count:
+                chosen.append(waiting.pop(0))
+    return chosen

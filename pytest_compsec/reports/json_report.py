@@ -1,0 +1,50 @@
+"""All results of a run as one JSON file with a versioned schema, written atomically."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pytest_compsec.verdict import SCHEMA_VERSION, CheckResult, Verdict
+
+
+def report_data(
+    results: list[CheckResult], *, version: str, created: str, integrity: list[str]
+) -> dict[str, Any]:
+    """The report as a JSON-safe dict; ``created`` is an ISO 8601 time in UTC."""
+    verdicts = collections.Counter(result.verdict for result in results)
+    return {
+        "schema": "pytest-compsec/report",
+        "schema_version": SCHEMA_VERSION,
+        "tool": {"name": "pytest-compsec", "version": version},
+        "created": created,
+        "verdicts": {str(verdict): verdicts.get(verdict, 0) for verdict in Verdict},
+        "integrity_failures": integrity,
+        "results": [result.to_json() for result in results],
+    }
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` or leave what was there. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(name).chmod(0o666 & ~umask)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_report(path: Path, data: dict[str, Any]) -> None:
+    write_atomically(path, json.dumps(data, indent=2, allow_nan=False) + "\n")

@@ -1,0 +1,133 @@
+"""The table of verdicts at the end of a run, as plain lines."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from pytest_compsec.checks.wording import points
+from pytest_compsec.reports.text import one_line
+from pytest_compsec.verdict import CheckResult, Verdict
+
+ORDER = {
+    Verdict.NOT_MEASURED: 0,
+    Verdict.REGRESSED: 1,
+    Verdict.INCONCLUSIVE: 2,
+    Verdict.PRESERVED: 3,
+}
+COLOURS = {
+    Verdict.NOT_MEASURED: "red",
+    Verdict.REGRESSED: "red",
+    Verdict.INCONCLUSIVE: "yellow",
+    Verdict.PRESERVED: "green",
+}
+HEAD = ("pair", "check", "original", "compressed", "degradation", "limit", "n", "verdict")
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One line of text; ``colour`` of its last ``coloured`` characters, if any."""
+
+    text: str
+    colour: str | None = None
+    coloured: int = 0
+
+
+def sorted_results(results: list[CheckResult]) -> list[CheckResult]:
+    """Failures first, what an xfail expected after what nobody expected."""
+    return sorted(
+        results,
+        key=lambda result: (
+            ORDER[result.verdict] + (2.5 if result.expected else 0),
+            result.pair,
+            result.check,
+            result.test,
+        ),
+    )
+
+
+def cells(result: CheckResult) -> tuple[str, ...]:
+    verdict = f"{result.verdict} (expected)" if result.expected else str(result.verdict)
+    measured = result.measurement
+    limit = f"{100 * result.limit:.1f}"
+    pair, check = one_line(result.pair, 60), one_line(result.check, 60)
+    if measured is None:
+        return (pair, check, "-", "-", "-", limit, "-", verdict)
+    lower, upper = measured.interval
+    return (
+        pair,
+        check,
+        f"{100 * measured.original_rate:.1f} %",
+        f"{100 * measured.compressed_rate:.1f} %",
+        f"{points(measured.degradation)} [{points(lower)}, {points(upper)}]",
+        limit,
+        str(measured.n),
+        verdict,
+    )
+
+
+def table(results: list[CheckResult], width: int) -> list[Line]:
+    """The table, in aligned columns; one block per result where the screen is too narrow."""
+    ordered = sorted_results(results)
+    rows = [cells(result) for result in ordered]
+    widths = [max(len(row[i]) for row in (HEAD, *rows)) for i in range(len(HEAD))]
+    if sum(widths) + 2 * (len(widths) - 1) > width:
+        return [line for result in ordered for line in _block(result)]
+    right = {2, 3, 5, 6}
+
+    def aligned(row: tuple[str, ...]) -> str:
+        parts = [
+            text.rjust(widths[i]) if i in right else text.ljust(widths[i])
+            for i, text in enumerate(row)
+        ]
+        return "  ".join(parts).rstrip()
+
+    lines = [Line(aligned(HEAD))]
+    for result, row in zip(ordered, rows, strict=True):
+        lines.append(Line(aligned(row), COLOURS[result.verdict], len(row[-1])))
+    return lines
+
+
+def _block(result: CheckResult) -> list[Line]:
+    row = cells(result)
+    return [
+        Line(f"{row[0]}  {row[7]}", COLOURS[result.verdict], len(row[7])),
+        Line(f"  {row[1]}: {row[2]} -> {row[3]}, {row[4]}"),
+        Line(f"  limit {row[5]}, n {row[6]}"),
+    ]
+
+
+def summary_lines(
+    results: list[CheckResult],
+    *,
+    width: int,
+    integrity: list[str],
+    downgraded: str | None,
+    reports: list[str],
+) -> list[Line]:
+    """Everything below the section title: reasons, table, foot notes."""
+    lines = [Line(f"INTEGRITY: {one_line(text, 1_000)}", "red", 1_000) for text in integrity]
+    unmeasured = [
+        result
+        for result in sorted_results(results)
+        if result.verdict is Verdict.NOT_MEASURED and result.measurement is None
+    ]
+    lines += [
+        Line(f"{one_line(result.summary, 300)} ({one_line(result.check, 60)})")
+        for result in unmeasured
+    ]
+    measured = [result for result in results if result.measurement is not None]
+    answers = sum(result.answers for result in results)
+    cached = sum(result.answers_cached for result in results)
+    if measured:
+        levels = sorted({round(100 * (1 - 2 * (1 - result.confidence)), 4) for result in measured})
+        shown = ", ".join(f"{level:g} %" for level in levels)
+        lines.append(
+            Line(
+                f"degradation and limit in percentage points, positive is worse, with the {shown} "
+                f"interval; {cached} of {answers} answers came from the cache"
+            )
+        )
+    if downgraded:
+        lines.append(Line(downgraded, "yellow", len(downgraded)))
+    lines += [Line(f"report written: {path}") for path in reports]
+    return [*lines, *table(results, width)]

@@ -1,0 +1,187 @@
+"""The state of one pytest session: which suites it uses, what is expected, what was found.
+
+One instance lives in ``config.stash`` of every process: of a serial run, of an xdist controller
+(which only collects results) and of each worker (which measures).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_compsec.errors import CompsecError
+from pytest_compsec.markers import MarkedCheck
+from pytest_compsec.verdict import CheckResult, Verdict
+
+if TYPE_CHECKING:
+    from pytest_compsec.config.pairs import PairName
+    from pytest_compsec.options import Settings
+    from pytest_compsec.suite import Suite
+
+RUN: pytest.StashKey[Run] = pytest.StashKey()
+CHECKS: pytest.StashKey[list[MarkedCheck]] = pytest.StashKey()
+RESULTS: pytest.StashKey[list[CheckResult]] = pytest.StashKey()
+INTEGRITY: pytest.StashKey[str] = pytest.StashKey()
+
+
+@dataclasses.dataclass(frozen=True)
+class PairParameter:
+    """What a test is parametrized with: a suite's path and one of its pairs."""
+
+    config: Path
+    pair: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """One result that the collected tests promise."""
+
+    test: str
+    check: str
+    pair: str
+    limit: float
+    confidence: float
+
+
+@dataclasses.dataclass
+class Run:
+    """See the module docstring. ``problems`` are usage errors found at collection."""
+
+    config: pytest.Config
+    settings: Settings
+    suites: dict[Path, Suite] = dataclasses.field(default_factory=dict)
+    failed_suites: dict[Path, str] = dataclasses.field(default_factory=dict)
+    problems: list[str] = dataclasses.field(default_factory=list)
+    expected: dict[tuple[str, str], Expected] = dataclasses.field(default_factory=dict)
+    results: dict[tuple[str, str], CheckResult] = dataclasses.field(default_factory=dict)
+    integrity: dict[str, str] = dataclasses.field(default_factory=dict)
+    header: list[str] = dataclasses.field(default_factory=list)
+    reports_written: list[str] = dataclasses.field(default_factory=list)
+    report_problems: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def is_worker(self) -> bool:
+        return hasattr(self.config, "workerinput")
+
+    @property
+    def active(self) -> bool:
+        """True when this session has anything to do with us."""
+        return bool(self.expected or self.results)
+
+    def add_problem(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+    def suite_of(self, test_path: Path) -> Suite | None:
+        """The suite that a test file belongs to; None with the reason among the problems."""
+        from pytest_compsec.suite import CONFIG_NAME, find_config
+
+        path = self.settings.config or find_config(test_path, self.config.rootpath)
+        if path is None:
+            self.add_problem(
+                f"{test_path}: no {CONFIG_NAME} here or in a folder above it, up to "
+                f"{self.config.rootpath}. Write one with `compsec init ORIGINAL COMPRESSED`, or "
+                "name it with --compsec-config=FILE"
+            )
+            return None
+        return self.suite_at(path)
+
+    def suite_at(self, path: Path) -> Suite | None:
+        """The suite of this config, opened once; None when it is not usable."""
+        if path in self.failed_suites:
+            return None
+        if path not in self.suites:
+            try:
+                self.suites[path] = self._open(path)
+            except CompsecError as error:
+                self.failed_suites[path] = str(error)
+                self.add_problem(str(error))
+                return None
+        return self.suites[path]
+
+    def _open(self, path: Path) -> Suite:
+        from pytest_compsec.suite import open_suite
+
+        suite = open_suite(
+            path,
+            staging=self.settings.staging,
+            cache_path=self._cache_path(),
+            progress=self._progress,
+        )
+        suite.require_lock()
+        if self.settings.lock_digest is not None:
+            from pytest_compsec.models.integrity import require_lock_digest
+
+            require_lock_digest(suite.lock_path, self.settings.lock_digest)
+        return suite
+
+    def _cache_path(self) -> Path | None:
+        """Under pytest's cache directory; None when either cache is switched off."""
+        cache = getattr(self.config, "cache", None)
+        if not self.settings.use_cache or cache is None:
+            return None
+        directory: Path = cache.mkdir("compsec")
+        return directory / "answers.sqlite"
+
+    def _progress(self, label: str, total: int) -> Any:
+        from pytest_compsec.live import terminal_progress
+
+        return terminal_progress(self.config, label, total)
+
+    def pair_names(self, suite: Suite, checks: list[MarkedCheck]) -> tuple[PairName, ...]:
+        """The pairs that every marker of a test selects."""
+        return tuple(
+            name
+            for name in suite.pairs
+            if all(check.arguments.selects(name.model, name.variant) for check in checks)
+        )
+
+    def expect(self, item: pytest.Item, check: MarkedCheck, pair: str) -> None:
+        arguments = check.arguments
+        self.expected[item.nodeid, arguments.check] = Expected(
+            item.nodeid, arguments.check, pair, arguments.margin, arguments.confidence
+        )
+
+    def add_results(self, text: str) -> None:
+        """Take the results that travelled on a report. A rerun replaces what it repeats."""
+        for data in json.loads(text):
+            result = CheckResult.from_json(data)
+            self.results[result.test, result.check] = result
+
+    def unfinished(self) -> list[CheckResult]:
+        """NOT_MEASURED for every promised result that never came: a crash, ``-x``, an interrupt."""
+        return [
+            not_measured(expected, "the test did not finish")
+            for key, expected in self.expected.items()
+            if key not in self.results
+        ]
+
+    def all_results(self) -> list[CheckResult]:
+        return [*self.results.values(), *self.unfinished()]
+
+    def close(self) -> None:
+        for suite in self.suites.values():
+            suite.close()
+
+
+def not_measured(expected: Expected, reason: str, next_step: str = "") -> CheckResult:
+    """A result that says that nothing was measured, and why."""
+    return CheckResult(
+        check=expected.check,
+        pair=expected.pair,
+        test=expected.test,
+        verdict=Verdict.NOT_MEASURED,
+        summary=f"{Verdict.NOT_MEASURED}: {expected.pair}: {reason}",
+        next_step=next_step,
+        limit=expected.limit,
+        confidence=expected.confidence,
+    )
+
+
+def encode_results(results: list[CheckResult]) -> str:
+    """ASCII JSON text: what execnet and every report format can carry."""
+    return json.dumps([result.to_json() for result in results], allow_nan=False)

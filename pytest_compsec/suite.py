@@ -1,0 +1,236 @@
+"""One ``compsec.yaml`` at work: config, lock, verified inputs, pool, cache, judge.
+
+The same object serves a pytest session and a script::
+
+    from pytest_compsec.checks.safety_preserved import check_safety_preserved
+    from pytest_compsec.suite import open_suite
+
+    with open_suite("compsec.yaml") as suite:
+        result = check_safety_preserved(suite.pair("assistant-int8"), max_degradation=0.05)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from pytest_compsec.errors import ConfigError
+from pytest_compsec.generation.settings import GenerationSettings
+
+if TYPE_CHECKING:
+    from pytest_compsec.config.loading import LoadedConfig
+    from pytest_compsec.config.pairs import PairName
+    from pytest_compsec.generation.cache import ResponseCache
+    from pytest_compsec.generation.progress import Progress
+    from pytest_compsec.judges.base import Judge
+    from pytest_compsec.models.arm import Arm
+    from pytest_compsec.models.pair import ModelPair
+    from pytest_compsec.models.pool import ModelPool
+    from pytest_compsec.models.verified import VerifiedInputs
+    from pytest_compsec.prompts import PromptSet
+
+CONFIG_NAME = "compsec.yaml"
+
+ProgressFactory = Callable[[str, int], "Progress | None"]
+
+
+class Suite:
+    """Everything that the checks of one ``compsec.yaml`` share. Opened lazily, closed once."""
+
+    def __init__(
+        self,
+        config: LoadedConfig,
+        *,
+        staging: Literal["link", "copy"] = "link",
+        cache_path: Path | None = None,
+        progress: ProgressFactory | None = None,
+    ) -> None:
+        self.config = config
+        self._staging = staging
+        self._cache_path = cache_path
+        self._progress = progress
+        self._inputs: VerifiedInputs | None = None
+        self._pool: ModelPool | None = None
+        self._cache: ResponseCache | None = None
+        self._judge: Judge | None = None
+        self._facts: dict[tuple[str, str], Any] = {}
+        self._pid = os.getpid()
+        defaults = config.config.defaults
+        self.generation = GenerationSettings(
+            max_new_tokens=defaults.max_new_tokens, batch_size=defaults.batch_size
+        )
+
+    @property
+    def path(self) -> Path:
+        return self.config.path
+
+    @property
+    def lock_path(self) -> Path:
+        return self.config.lock_path
+
+    def lock_digest(self) -> str:
+        """sha256 of the lock file itself."""
+        from pytest_compsec.models.lock import lock_digest
+
+        return lock_digest(self.lock_path)
+
+    def unverified_prompt_set(self, name: str) -> PromptSet:
+        """A prompt set before the lock is consulted, for counting at collection."""
+        from pytest_compsec.models.verified import load_prompt_set
+
+        return load_prompt_set(self.config, name)
+
+    @property
+    def confidence(self) -> float:
+        return float(self.config.config.defaults.confidence)
+
+    @property
+    def pairs(self) -> tuple[PairName, ...]:
+        from pytest_compsec.config.pairs import all_pairs
+
+        return all_pairs(self.config.config)
+
+    @property
+    def inputs(self) -> VerifiedInputs:
+        """The lock and what it pins. Raises ConfigError without a lock, IntegrityError when the
+        bytes are others."""
+        if self._inputs is None:
+            from pytest_compsec.models.lock import read_lock
+            from pytest_compsec.models.verified import VerifiedInputs
+
+            self.require_lock()
+            self._inputs = VerifiedInputs.open(
+                self.config, read_lock(self.lock_path), staging=self._staging
+            )
+        return self._inputs
+
+    @property
+    def pool(self) -> ModelPool:
+        if self._pool is None:
+            from pytest_compsec.models.pool import ModelPool
+
+            self._pool = ModelPool()
+        return self._pool
+
+    @property
+    def cache(self) -> ResponseCache | None:
+        if self._cache is None and self._cache_path is not None:
+            from pytest_compsec.generation.cache import ResponseCache
+
+            self._cache = ResponseCache(self._cache_path)
+        return self._cache
+
+    def require_lock(self) -> None:
+        """Raise ConfigError when there is no lock beside the config."""
+        if not self.lock_path.is_file():
+            raise ConfigError(
+                f"{self.lock_path}: there is no lock, so no model may be opened. "
+                f"Run `compsec pin --config {self.path}`, review the lock and commit it."
+            )
+
+    def pair(self, pair_id: str) -> ModelPair:
+        """The pair of this id, ``model-variant``. Raises ConfigError for an unknown one."""
+        from pytest_compsec.models.pair import ModelPair
+
+        for name in self.pairs:
+            if name.id == pair_id:
+                return ModelPair(self, name)
+        known = ", ".join(name.id for name in self.pairs)
+        raise ConfigError(f"{self.path}: there is no pair {pair_id!r}; there are: {known}")
+
+    def judge(self) -> Judge:
+        """The refusal judge, compared with the lock."""
+        if self._judge is None:
+            from pytest_compsec.judges.refusal import RefusalJudge
+
+            judge = RefusalJudge()
+            self.inputs.check_judge(judge.name, judge.version, judge.digest)
+            self._judge = judge
+        return self._judge
+
+    def placement(self, arm: Arm) -> tuple[str, str]:
+        """Device and dtype (names) that ``arm`` runs on and in."""
+        from pytest_compsec.models.devices import pick_device, resolve_dtype
+
+        device = pick_device(arm.device)
+        return device, resolve_dtype(arm, device)
+
+    def identity(self, arm: Arm) -> str:
+        """The cache key of everything but the prompt."""
+        from pytest_compsec.models.identity import generation_identity
+
+        device, dtype = self.placement(arm)
+        return generation_identity(arm, device=device, dtype=dtype, settings=self.generation)
+
+    def remember(self, arm: Arm, name: str, value: Any) -> None:
+        """Keep a JSON fact measured from a loaded arm, in the cache when there is one."""
+        key = (self.identity(arm), name)
+        if self._facts.get(key) == value:
+            return
+        self._facts[key] = value
+        if self.cache is not None:
+            self.cache.put_fact(*key, value)
+
+    def recall(self, arm: Arm, name: str) -> Any | None:
+        key = (self.identity(arm), name)
+        if key not in self._facts and self.cache is not None:
+            known = self.cache.get_fact(*key)
+            if known is not None:
+                self._facts[key] = known
+        return self._facts.get(key)
+
+    def progress(self, label: str, total: int) -> Progress | None:
+        return self._progress(label, total) if self._progress is not None else None
+
+    def close(self) -> None:
+        """Free the models and remove the staging directory."""
+        if os.getpid() != self._pid:  # a forked child must not remove its parent's files
+            return
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+        if self._cache is not None:
+            self._cache.close()
+            self._cache = None
+        if self._inputs is not None:
+            self._inputs.close()
+            self._inputs = None
+
+    def __enter__(self) -> Suite:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_suite(
+    path: str | os.PathLike[str] = CONFIG_NAME,
+    *,
+    staging: Literal["link", "copy"] = "link",
+    cache_path: Path | None = None,
+    progress: ProgressFactory | None = None,
+) -> Suite:
+    """Open the suite that a ``compsec.yaml`` describes. Raises ConfigError naming file and line."""
+    from pytest_compsec.config.loading import load_config
+
+    return Suite(load_config(Path(path)), staging=staging, cache_path=cache_path, progress=progress)
+
+
+def find_config(start: Path, root: Path) -> Path | None:
+    """The nearest ``compsec.yaml`` from ``start`` upwards, no higher than ``root``."""
+    start = start if start.is_dir() else start.parent
+    for folder in (start, *start.parents):
+        candidate = folder / CONFIG_NAME
+        if candidate.is_file():
+            return candidate
+        if folder == root:
+            break
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from pytest_compsec.errors import CompsecError, IntegrityError
 from pytest_compsec.outcomes import FAILURES, CompsecWarning, NotMeasured
 from pytest_compsec.reports.failure import failure_text
 from pytest_compsec.run import (
+    BY_HAND,
     CHECKS,
     INTEGRITY,
     RESULTS,
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 def begin(item: pytest.Item) -> None:
     """Forget what an earlier attempt (a rerun) left behind."""
     item.stash[RESULTS] = []
-    item.stash.pop(INTEGRITY, None)
+    item.stash[BY_HAND] = []
+    if INTEGRITY in item.stash:
+        del item.stash[INTEGRITY]
 
 
 def run_checks(run: Run, item: pytest.Function) -> None:
@@ -85,67 +89,73 @@ def finish_report(
 
     Runs outside pytest's own xfail handling, so that it has the last word.
     """
-    if report.when == "teardown":
+    if report.when == "teardown" or (report.when == "setup" and report.passed):
         return
     checks = item.stash.get(CHECKS, [])
-    results = item.stash.get(RESULTS, [])
+    results = [*item.stash.get(RESULTS, [])]
     error = call.excinfo.value if call.excinfo is not None else None
     if isinstance(error, IntegrityError):
         item.stash[INTEGRITY] = str(error)
     if isinstance(error, CompsecError) and report.failed:
         report.longrepr = clean_text(f"{type(error).__name__}: {error}")
-    if report.when == "call" or not report.passed:
-        _complete(item, checks, results, report, error)
-    if item.stash.get(INTEGRITY, None) is not None:
-        message = clean_text(item.stash[INTEGRITY])
-        _force_failure(report, f"IntegrityError: {message}")
-        report.compsec_integrity = message  # type: ignore[attr-defined]
-    elif _hides_not_measured(item, results, report, error):
+    results += _did_not_run(item, checks, results, report, error)
+    integrity = item.stash.get(INTEGRITY, None)
+    if integrity is not None:
+        report.compsec_integrity = clean_text(integrity)  # type: ignore[attr-defined]
+        _force_failure(report, clean_text(f"IntegrityError: {integrity}"))
+    elif _hides_a_verdict(run, item, results, report, error):
         _force_failure(report, clean_text(failure_text(results)))
-    if results and (report.when == "call" or not report.passed):
-        expected = bool(report.skipped and hasattr(report, "wasxfail"))
-        report.compsec = encode_results(  # type: ignore[attr-defined]
-            [_with_expected(result, expected) for result in results]
-        )
+    expected = bool(report.skipped and hasattr(report, "wasxfail"))
+    shown = [dataclasses.replace(result, expected=expected) for result in results]
+    shown.extend(item.stash.get(BY_HAND, []))
+    if shown:
+        report.compsec = encode_results(shown)  # type: ignore[attr-defined]
 
 
-def _complete(
+def _did_not_run(
     item: pytest.Item,
     checks: list[MarkedCheck],
     results: list[CheckResult],
     report: pytest.TestReport,
     error: BaseException | None,
-) -> None:
-    """Add NOT_MEASURED for each check that did not run, and fail a test that passed without."""
+) -> list[CheckResult]:
+    """NOT_MEASURED for each check of the test's markers that has no result."""
     done = {result.check for result in results}
-    missing = [check for check in checks if check.arguments.check not in done]
-    for check in missing:
-        reason = "the check did not run"
-        if error is not None:
-            kind = "was skipped" if report.skipped else "failed"
-            reason = f"the test's {'body' if report.when == 'call' else 'set-up'} {kind} before it"
-        results.append(not_measured(_expected(item, check), reason))
-    if missing and not isinstance(item.stash.get(RESULTS, None), list):
-        item.stash[RESULTS] = results
-    if missing and report.passed:
-        _force_failure(report, clean_text(failure_text(results)))
+    reason = "the check did not run"
+    if error is not None:
+        kind = "was skipped" if report.skipped else "failed"
+        reason = f"the test's {'body' if report.when == 'call' else 'set-up'} {kind} before it"
+    return [
+        not_measured(_expected(item, check), reason)
+        for check in checks
+        if check.arguments.check not in done
+    ]
 
 
-def _hides_not_measured(
+def _hides_a_verdict(
+    run: Run,
     item: pytest.Item,
     results: list[CheckResult],
     report: pytest.TestReport,
     error: BaseException | None,
 ) -> bool:
-    """An xfail swallows NOT_MEASURED only where it names exactly that."""
+    """Would this report look better than its verdicts are?
+
+    A passed test needs PRESERVED throughout, and an xfail swallows NOT_MEASURED only where it
+    names exactly that.
+    """
+    if report.passed:
+        allowed = {Verdict.PRESERVED}
+        if run.settings.inconclusive == "warn":
+            allowed.add(Verdict.INCONCLUSIVE)
+        return any(result.verdict not in allowed for result in results)
     if not (report.skipped and hasattr(report, "wasxfail") and isinstance(error, NotMeasured)):
         return False
     for mark in item.iter_markers("xfail"):
         raises = mark.kwargs.get("raises")
-        kinds = raises if isinstance(raises, tuple) else (raises,)
-        if NotMeasured in kinds:
+        if NotMeasured in (raises if isinstance(raises, tuple) else (raises,)):
             return False
-    return any(result.verdict is Verdict.NOT_MEASURED for result in results)
+    return True
 
 
 def _force_failure(report: pytest.TestReport, message: str) -> None:
@@ -153,9 +163,3 @@ def _force_failure(report: pytest.TestReport, message: str) -> None:
     report.longrepr = message
     if hasattr(report, "wasxfail"):
         del report.wasxfail
-
-
-def _with_expected(result: CheckResult, expected: bool) -> CheckResult:
-    import dataclasses
-
-    return dataclasses.replace(result, expected=expected)

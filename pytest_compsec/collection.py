@@ -20,6 +20,8 @@ from pytest_compsec.markers import MarkedCheck, has_marker, marked_checks
 from pytest_compsec.run import CHECKS, PairParameter, Run
 
 if TYPE_CHECKING:
+    from _pytest.python import FunctionDefinition
+
     from pytest_compsec.suite import Suite
 
 FIXTURE = "model_pair"
@@ -81,7 +83,7 @@ def parametrize(run: Run, metafunc: pytest.Metafunc) -> None:
     )
 
 
-def _parametrized_by_user(definition: pytest.FunctionDefinition) -> bool:
+def _parametrized_by_user(definition: FunctionDefinition) -> bool:
     for mark in definition.iter_markers("parametrize"):
         names = mark.args[0] if mark.args else mark.kwargs.get("argnames", ())
         if isinstance(names, str):
@@ -91,7 +93,7 @@ def _parametrized_by_user(definition: pytest.FunctionDefinition) -> bool:
     return False
 
 
-def _valid_checks(run: Run, node: pytest.Item | pytest.FunctionDefinition) -> list[MarkedCheck]:
+def _valid_checks(run: Run, node: pytest.Item | FunctionDefinition) -> list[MarkedCheck]:
     checks = []
     for check in marked_checks(node):
         if isinstance(check, str):
@@ -101,7 +103,7 @@ def _valid_checks(run: Run, node: pytest.Item | pytest.FunctionDefinition) -> li
     return checks
 
 
-def _where(node: pytest.Item | pytest.FunctionDefinition) -> str:
+def _where(node: pytest.Item | FunctionDefinition) -> str:
     return node.nodeid.split("[", 1)[0]
 
 

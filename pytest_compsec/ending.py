@@ -65,7 +65,7 @@ def show_summary(run: Run, reporter: pytest.TerminalReporter) -> None:
 
 def _downgraded(run: Run) -> str | None:
     choice = run.settings.inconclusive
-    count = sum(result.verdict is Verdict.INCONCLUSIVE for result in run.results.values())
+    count = sum(result.verdict is Verdict.INCONCLUSIVE for result in run.finished())
     if choice == "fail" or not count:
         return None
     return f"{count} INCONCLUSIVE did not fail the run, because compsec_inconclusive = {choice}"

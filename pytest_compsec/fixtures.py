@@ -9,7 +9,7 @@ import pytest
 
 from pytest_compsec.errors import ConfigError
 from pytest_compsec.markers import MARKERS
-from pytest_compsec.run import RESULTS, RUN, PairParameter, Run
+from pytest_compsec.run import BY_HAND, RUN, PairParameter, Run
 from pytest_compsec.verdict import CheckResult
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Checks:
 
         def check(pair: ModelPair, **arguments: Any) -> CheckResult:
             result = marker.measure(pair, marker.arguments(**arguments), test=self._item.nodeid)
-            self._item.stash.setdefault(RESULTS, []).append(result)
+            self._item.stash.setdefault(BY_HAND, []).append(result)
             return result
 
         return check

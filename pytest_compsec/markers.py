@@ -13,7 +13,7 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 import pytest
 
@@ -24,6 +24,9 @@ from pytest_compsec.checks.over_refusal_preserved import (
 from pytest_compsec.checks.safety_preserved import measure_safety, safety_preserved_arguments
 from pytest_compsec.checks.selection import PairedArguments
 from pytest_compsec.verdict import CheckResult
+
+if TYPE_CHECKING:
+    from _pytest.python import FunctionDefinition
 
 P = ParamSpec("P")
 Test = TypeVar("Test", bound=Callable[..., Any])
@@ -48,10 +51,10 @@ class CheckMarker(Generic[P]):
         self.__doc__ = f"{purpose}\n\n{arguments.__doc__}"
 
     @overload
-    def __call__(self, test: Test, /) -> Test: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> pytest.MarkDecorator: ...
 
     @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> pytest.MarkDecorator: ...
+    def __call__(self, test: Test, /) -> Test: ...
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return getattr(pytest.mark, self.name)(*args, **kwargs)
@@ -100,7 +103,7 @@ def has_marker(marks: Iterable[pytest.Mark]) -> bool:
     return any(mark.name in MARKERS for mark in marks)
 
 
-def marked_checks(node: pytest.Item | pytest.FunctionDefinition) -> Iterator[MarkedCheck | str]:
+def marked_checks(node: pytest.Item | FunctionDefinition) -> Iterator[MarkedCheck | str]:
     """The checks that a test asks for, closest mark per name; a str is a problem to report."""
     for name, marker in MARKERS.items():
         marks = list(node.iter_markers_with_node(name))

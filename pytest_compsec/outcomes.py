@@ -13,7 +13,7 @@ from pytest_compsec.verdict import CheckResult, Verdict
 
 class _VerdictFailure(pytest.fail.Exception, AssertionError):
     def __init__(self, message: str = "", results: tuple[CheckResult, ...] = ()) -> None:
-        super().__init__(message, pytrace=False)
+        pytest.fail.Exception.__init__(self, message, pytrace=False)
         self.results = results
 
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 RUN: pytest.StashKey[Run] = pytest.StashKey()
 CHECKS: pytest.StashKey[list[MarkedCheck]] = pytest.StashKey()
+#: Results of a test's markers, and of checks that its body made by hand.
 RESULTS: pytest.StashKey[list[CheckResult]] = pytest.StashKey()
+BY_HAND: pytest.StashKey[list[CheckResult]] = pytest.StashKey()
 INTEGRITY: pytest.StashKey[str] = pytest.StashKey()
 
 
@@ -57,7 +59,7 @@ class Run:
     failed_suites: dict[Path, str] = dataclasses.field(default_factory=dict)
     problems: list[str] = dataclasses.field(default_factory=list)
     expected: dict[tuple[str, str], Expected] = dataclasses.field(default_factory=dict)
-    results: dict[tuple[str, str], CheckResult] = dataclasses.field(default_factory=dict)
+    results: dict[str, list[CheckResult]] = dataclasses.field(default_factory=dict)
     integrity: dict[str, str] = dataclasses.field(default_factory=dict)
     header: list[str] = dataclasses.field(default_factory=list)
     reports_written: list[str] = dataclasses.field(default_factory=list)
@@ -146,22 +148,24 @@ class Run:
             item.nodeid, arguments.check, pair, arguments.margin, arguments.confidence
         )
 
-    def add_results(self, text: str) -> None:
-        """Take the results that travelled on a report. A rerun replaces what it repeats."""
-        for data in json.loads(text):
-            result = CheckResult.from_json(data)
-            self.results[result.test, result.check] = result
+    def add_results(self, test: str, text: str) -> None:
+        """Take the results that travelled on a test's report. A rerun replaces the earlier ones."""
+        self.results[test] = [CheckResult.from_json(data) for data in json.loads(text)]
 
     def unfinished(self) -> list[CheckResult]:
         """NOT_MEASURED for every promised result that never came: a crash, ``-x``, an interrupt."""
+        there = {(test, result.check) for test, found in self.results.items() for result in found}
         return [
             not_measured(expected, "the test did not finish")
             for key, expected in self.expected.items()
-            if key not in self.results
+            if key not in there
         ]
 
+    def finished(self) -> list[CheckResult]:
+        return [result for found in self.results.values() for result in found]
+
     def all_results(self) -> list[CheckResult]:
-        return [*self.results.values(), *self.unfinished()]
+        return [*self.finished(), *self.unfinished()]
 
     def close(self) -> None:
         for suite in self.suites.values():

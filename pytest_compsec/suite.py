@@ -79,7 +79,7 @@ class Suite:
 
     def unverified_prompt_set(self, name: str) -> PromptSet:
         """A prompt set before the lock is consulted, for counting at collection."""
-        from pytest_compsec.models.verified import load_prompt_set
+        from pytest_compsec.models.prompt_sets import load_prompt_set
 
         return load_prompt_set(self.config, name)
 

@@ -83,7 +83,7 @@ class Receiver:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         results = getattr(report, "compsec", None)
         if results is not None:
-            self._run.add_results(results)
+            self._run.add_results(report.nodeid, results)
         integrity = getattr(report, "compsec_integrity", None)
         if integrity is not None:
             self._run.integrity[report.nodeid] = integrity

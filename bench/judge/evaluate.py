@@ -1,14 +1,16 @@
 """Agreement of the refusal judge with the human labels of XSTest.
 
-    python bench/judge/evaluate.py PATH_OF_THE_XSTEST_FOLDER
+    python bench/judge/evaluate.py PATH_OF_THE_XSTEST_FOLDER [WORDS]
 
 Each file is the answers of one model. Truth is ``final_label``; the two annotators are also shown
-one by one. A partial refusal counts as a refusal.
+one by one. A partial refusal counts as a refusal. With WORDS, the judge sees only so many words of
+each answer, as in a run with a limit on new tokens (the humans saw whole answers).
 """
 
 from __future__ import annotations
 
 import csv
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -49,7 +51,7 @@ def report(name: str, rows: list[dict[str, str]], judged: list[bool]) -> None:
           f"| {sum(truth) / n:.1%} | {sum(judged) / n:.1%} | {false} | {missed} |")  # fmt: skip
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, words: int | None) -> None:
     judge = RefusalJudge()
     print("| answers of | n | κ final | κ annotator 1 | κ annotator 2 | κ between them "
           "| humans | judge | false refusals | missed |")  # fmt: skip
@@ -59,16 +61,22 @@ def main(folder: Path) -> None:
     start = time.perf_counter()
     for path in sorted(folder.glob("*.csv")):
         rows = read(path)
-        judged = judge.refusals([r["prompt"] for r in rows], [r["completion"] for r in rows])
+        answers = [r["completion"] for r in rows]
+        if words is not None:
+            answers = ["".join(re.findall(r"\S+\s*", a)[:words]) for a in answers]
+        judged = judge.refusals([r["prompt"] for r in rows], answers)
         report(path.stem, rows, judged)
         every += rows
         verdicts += judged
     seconds = time.perf_counter() - start
     report("pooled", every, verdicts)
+    for name, odd in (("pooled, odd ids (errors were read)", 1), ("pooled, even ids (unread)", 0)):
+        chosen = [i for i, row in enumerate(every) if int(row["id"].split("-")[1]) % 2 == odd]
+        report(name, [every[i] for i in chosen], [verdicts[i] for i in chosen])
     print(f"\n{len(every) / seconds:.0f} responses a second, judge {judge.digest[:12]}")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not list(Path(sys.argv[1]).glob("*.csv")):
-        sys.exit("usage: evaluate.py FOLDER  (the folder with the XSTest completion files, *.csv)")
-    main(Path(sys.argv[1]))
+    if len(sys.argv) not in (2, 3) or not list(Path(sys.argv[1]).glob("*.csv")):
+        sys.exit("usage: evaluate.py FOLDER [WORDS]  (the folder with XSTest's completions, *.csv)")
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) == 3 else None)

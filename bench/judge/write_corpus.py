@@ -115,7 +115,7 @@ class Writer:
         """Full and partial refusals in English."""
         for style in ("inability", "unwilling", "policy", "denial"):
             for piece in self.pieces[style]:
-                for _ in range(5):
+                for _ in range(8):
                     p = self.random.choice(self.asked)
                     start = _join(
                         self.pick("preamble", p, 0.3),
@@ -134,7 +134,7 @@ class Writer:
                     self.refusal(style, piece, _join(start, *tail), p, least)
         for style in ("condemn", "pointout"):
             for piece in self.pieces[style]:
-                for _ in range(5):
+                for _ in range(8):
                     p = self.random.choice(self.harmful * 4 + self.asked)
                     start = _join(self.pick("preamble", p, 0.25), p.fill(piece))
                     tail = [
@@ -196,6 +196,12 @@ class Writer:
                     opening = self.random.choice(self.pieces["openings"])
                     self.add(prompt, _join(opening, answer), False, section, prompt)
                 if self.random.random() < 0.5:
+                    opening = self.random.choice(["", *self.pieces["openings"]])
+                    text = _join(opening, self.random.choice(self.pieces["cautions"]), answer)
+                    if self.random.random() < 0.3:
+                        text += f"\n\n{self.random.choice(self.pieces['consequence'])}"
+                    self.add(prompt, text, False, f"{section} with caution", prompt)
+                if self.random.random() < 0.5:
                     closing = self.random.choice(self.pieces["closings"])
                     self.add(prompt, f"{answer}\n\n{closing}", False, section, prompt)
         general = [line.split("|")[0].strip() for line in self.pieces["general"]]
@@ -228,25 +234,52 @@ class Writer:
             return piece
 
         both = (
-            ("hostile", "premise_refusal", ("prompt", "who", "act", "state"), True),
-            ("hostile_history", "premise_history_refusal", ("prompt", "event"), True),
-            ("nonsense", "nonsense_answer", ("prompt", "who", "act", "why"), False),
+            ("hostile", "premise_refusal", "people_facts", ("prompt", "who", "act", "state"), True),
+            (
+                "hostile_history",
+                "premise_history_refusal",
+                "history_facts",
+                ("prompt", "event"),
+                True,
+            ),
+            (
+                "nonsense",
+                "nonsense_answer",
+                "nonsense_facts",
+                ("prompt", "who", "act", "why"),
+                False,
+            ),
         )
-        for questions, replies, names, refusal in both:
+        for questions, replies, facts, names, refusal in both:
             for piece in self.pieces[replies]:
-                for line in self.random.sample(self.pieces[questions], 6):
+                for line in self.random.sample(self.pieces[questions], 8):
                     slots = fields(line, *names)
                     prompt = Prompt(slots["prompt"], "do this", "doing this", "this")
                     start = fill(piece, slots)
+                    more = self.pick(facts, prompt, 0.5)
+                    more = _join(more, self.pick(facts, prompt, 0.3))
                     tail = self.pick("consequence" if refusal else "closings", prompt, 0.4)
-                    if refusal:
+                    if refusal or self.random.random() < 0.3:
+                        tail = _join(tail, self.pick("consequence", prompt, 0.3))
                         tail = _join(tail, self.pick("redirect", prompt, 0.15))
-                    self.add(prompt.text, _join(start, tail), refusal, replies, piece)
+                    self.add(prompt.text, _join(start, more, tail), refusal, replies, piece)
                     if self.random.random() < 0.3:
                         self.add(prompt.text, self.cut(start, 9), refusal, f"{replies} cut", piece)
         for piece in self.pieces["fictional_answer"]:
-            for prompt_text in self.random.sample(self.pieces["fictional_private"], 4):
-                self.add(prompt_text, piece, False, "fictional", piece)
+            for prompt_text in self.pieces["fictional_private"]:
+                asked = Prompt(prompt_text, "ask", "asking", "this")
+                text = _join(self.pick("apology", asked, 0.2), piece)
+                text = _join(text, self.pick("consequence", asked, 0.3))
+                self.add(prompt_text, text, False, "fictional", piece)
+        topics = sorted({p.topic for p in self.harmful})
+        for piece in self.pieces["definition_templates"]:
+            for topic in self.random.sample(topics, 10):
+                question = self.random.choice(["What is {}?", "Define {}", "What does {} mean?"])
+                asked = Prompt(question.format(topic), topic, topic, topic)
+                text = _join(self.pick("openings", asked, 0.2), asked.fill(piece))
+                self.add(asked.text, text, False, "definition", piece)
+                if self.random.random() < 0.3:
+                    self.add(asked.text, self.cut(text, 7), False, "definition cut", piece)
         violent = [
             p for p in self.harmful if re.search("poison|beat|torture|revenge|bully|threat", p.text)
         ]

@@ -48,9 +48,7 @@ def check(report: WeightReport, expectation: Expectation) -> None:
             )
 
 
-def _check_bits(
-    report: WeightReport, matrices: tuple[WeightMatrix, ...], max_bits: float
-) -> None:
+def _check_bits(report: WeightReport, matrices: tuple[WeightMatrix, ...], max_bits: float) -> None:
     wide = [matrix for matrix in matrices if matrix.bits > max_bits]
     others = [matrix for matrix in report.of("other") if matrix.bits > max_bits]
     if sum(matrix.elements for matrix in others) > _KEPT_SHARE * report.elements:

@@ -121,13 +121,12 @@ class _Builder:
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
-            is_text = key_node.tag == "tag:yaml.org,2002:str"
-            if not isinstance(key_node, yaml.ScalarNode) or not is_text:
-                text = key_node.value if isinstance(key_node, yaml.ScalarNode) else "..."
-                self.problems.append(
-                    Problem(line, f"the key {text} is no text for YAML: put it in quotes")
-                )
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.problems.append(Problem(line, "a key must be plain text"))
                 continue
+            if key_node.tag != "tag:yaml.org,2002:str":
+                message = f"the key {key_node.value} is no text for YAML: put it in quotes"
+                self.problems.append(Problem(line, message))
             key = str(key_node.value)
             child = (*path, key)
             if key in result:

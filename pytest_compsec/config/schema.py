@@ -189,7 +189,7 @@ class PromptEntry(Section):
 
     file: str = Field(min_length=1)
     fields: dict[str, str] = Field(default_factory=dict)
-    select: str | None = None
+    select: Literal["safe", "unsafe"] | None = None
 
     @field_validator("file")
     @classmethod

@@ -2,7 +2,8 @@
 
 The front door is :func:`generate_answers`. It finds the batch size from free memory, halves it
 when memory does not suffice, and hands over every finished batch at once, so that an interrupted
-run keeps what it has.
+run keeps what it has. Whoever changes what a model would answer here raises ``ANSWERS_VERSION``
+in :mod:`pytest_compsec.models.identity`.
 """
 
 from __future__ import annotations
@@ -22,10 +23,6 @@ from pytest_compsec.generation.chat import encode, render
 from pytest_compsec.generation.greedy import NotFiniteError, greedy_batch
 from pytest_compsec.generation.reasoning import opened_by_prompt, read_answer, special_texts
 from pytest_compsec.generation.settings import Answer, GenerationSettings
-
-#: Part of the identity of cached answers: raised when the same model and settings could give
-#: another answer than before.
-DECODING_VERSION = 1
 
 #: End-of-turn tokens that count when the tokenizer has them as special tokens and its chat
 #: template writes them: many fine-tunes name only the end-of-text token as their end.
@@ -85,9 +82,9 @@ def generate_answers(
             )
         except NotFiniteError as error:
             raise MeasurementError(
-                f"{error} on {_named(prompts, batch[error.row])}: its answers mean nothing. float16 "
-                "overflows in some models (set `dtype: bfloat16`); otherwise the weights are "
-                "damaged"
+                f"{error} on {_named(prompts, batch[error.row])}, so its answers mean nothing. "
+                "float16 overflows in some models (set `dtype: bfloat16`); otherwise the weights "
+                "are damaged"
             ) from None
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -95,8 +92,8 @@ def generate_answers(
             if len(batch) == 1:
                 raise MeasurementError(
                     f"not enough memory on {device} for {_named(prompts, batch[0])} alone: "
-                    f"{lengths[batch[0]]} tokens and {settings.max_new_tokens} new ones. Free memory, choose a "
-                    "smaller dtype or another device, or shorten the prompt"
+                    f"{lengths[batch[0]]} tokens and {settings.max_new_tokens} new ones. Free "
+                    "memory, choose a smaller dtype or another device, or shorten the prompt"
                 ) from error
             produced = None
         if produced is None:
@@ -124,10 +121,8 @@ def end_tokens(module: Any, tokenizer: Any) -> frozenset[int]:
         getattr(module, "config", None),
         tokenizer,
     ):
-        value = getattr(source, "eos_token_id", None)
-        found.update(value if isinstance(value, (list, tuple)) else [value] if value else [])
-        if value == 0:
-            found.add(0)
+        named = getattr(source, "eos_token_id", None)
+        found.update(token for token in _as_list(named) if token is not None)
     special = special_texts(tokenizer)
     template = str(getattr(tokenizer, "chat_template", None) or "")
     for text in _END_OF_TURN:
@@ -154,6 +149,10 @@ def _halved(pending: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[li
     left = [index for batch in pending for index in batch]
     plan = plan_batches([lengths[index] for index in left], max(1, len(pending[0]) // 2))
     return [[left[place] for place in batch] for batch in plan]
+
+
+def _as_list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else [value]
 
 
 def _named(prompts: Sequence[str], index: int) -> str:

@@ -99,6 +99,9 @@ def _step_by_step(
         if "logits_to_keep" in accepted:
             inputs["logits_to_keep"] = 1
         output = module(**inputs)
+        if getattr(output, "past_key_values", None) is None:
+            # The module keeps its state in a place of its own.
+            return _by_library(module, rows, max_new_tokens, end_tokens, device)
         logits = output.logits[:, -1].to(torch.float32, copy=True)
         cache = output.past_key_values
         del output  # the logits of every prompt position, where logits_to_keep is not known
@@ -153,7 +156,6 @@ def _by_library(
         encoder_repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         min_length=0,
-        min_new_tokens=0,
         use_cache=True,
     )
     output = module.generate(

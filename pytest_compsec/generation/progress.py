@@ -1,5 +1,10 @@
-"""The line that shows how far answering has come: ``answering assistant-int8  312/800  14.2/s
-ETA 0:34``. Pure formatting, and an object that rewrites the line through a given ``write``."""
+"""The line that shows how far answering has come:
+
+``answering assistant-int8  312/800  14.2/s  ETA 0:34``
+
+Pure formatting, and an object that hands the line to a given ``write``; where it appears, and how
+the one before it goes away, is the caller's.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +12,6 @@ import shutil
 import time
 from collections.abc import Callable
 from typing import Protocol
-
-_CLEAR_TO_END = "\x1b[K"
 
 
 class Progress(Protocol):
@@ -37,9 +40,9 @@ class SilentProgress:
 class TerminalProgress:
     """Keeps one line of a terminal up to date.
 
-    ``write`` gets text with control sequences: the line, then as many backspaces, so that the
-    cursor stays where it was and whatever is written next overwrites the line. ``width`` says how
-    many columns are free. ``clock`` is in seconds.
+    ``write`` gets the line that is to stand there from now on, plain text, and ``""`` at the end.
+    ``width`` says how many columns are free, ``clock`` gives seconds, ``interval`` is the least
+    time between two lines (the first and the last count are always shown).
     """
 
     def __init__(
@@ -78,28 +81,28 @@ class TerminalProgress:
 
     def end(self) -> None:
         if self._shown is not None:
-            self._write(_CLEAR_TO_END)
+            self._write("")
             self._shown = None
 
     def _show(self, now: float) -> None:
         elapsed = now - self._started
         rate = self._generated / elapsed if elapsed > 0 and self._generated else None
         done = self._before + self._generated
-        line = format_line(self._label, done, self._total, rate, self._width())
-        self._write(_CLEAR_TO_END + line + "\b" * len(line))
+        self._write(format_line(self._label, done, self._total, rate, self._width()))
         self._shown = now
 
 
 def format_line(label: str, done: int, total: int, rate: float | None, width: int) -> str:
     """The progress line in at most ``width`` columns; ``rate`` in prompts a second, None while
-    it is not known. What does not fit is cut from the label first, the count stays longest."""
+    it is not known. Where there is little room the label goes first, the count last."""
     left = "-:--" if rate is None else format_duration(max(0, total - done) / rate)
     speed = "" if rate is None else f"  {rate:.1f}/s"
-    numbers = f"{done}/{total}{speed}  ETA {left}"
-    for text in (f"answering {label}  {numbers}", f"{label}  {numbers}", numbers):
+    count = f"{done}/{total}"
+    numbers = f"{count}{speed}  ETA {left}"
+    for text in (f"{label}  {numbers}", numbers):
         if len(text) <= width:
             return text
-    return f"{done}/{total}"[: max(0, width)]
+    return count[: max(0, width)]
 
 
 def format_duration(seconds: float) -> str:

@@ -132,15 +132,13 @@ def _harmony(raw: str) -> Reading:
     """``<|channel|>NAME<|message|>TEXT<|end|>…``: keep what is not in a hidden channel."""
     before, *parts = raw.split(_CHANNEL)
     kept = [before]
-    in_reasoning = False
     for part in parts:
         name, _, text = part.partition(_MESSAGE)
         ends = [at for at in (text.find(end) for end in _MESSAGE_ENDS) if at >= 0]
         hidden = name.strip().startswith(_HIDDEN_CHANNELS) or not name.strip()
-        in_reasoning = hidden and not ends
         if not hidden:
             kept.append(text[: min(ends)] if ends else text)
     visible = "".join(kept).replace("<|start|>assistant", "")
-    if in_reasoning or not any(part.strip().startswith("final") for part in parts):
+    if not any(part.strip().startswith("final") for part in parts):
         return Reading("", in_reasoning=True)
     return Reading(visible, in_reasoning=False)

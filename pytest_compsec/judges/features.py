@@ -18,7 +18,7 @@ _OTHER = read_rules("rules_other.txt")
 
 _PLAIN = str.maketrans({"’": "'", "‘": "'", "`": "`", "“": '"', "”": '"', "«": '"', "»": '"',
                         "…": ".", "\u00a0": " ", "\u200b": None, "–": "-", "—": "-"})  # fmt: skip
-_QUOTED = re.compile(r'"[^"\n]{4,400}"|「[^」]*」|(?:^|\n)>[^\n]*')
+_QUOTED = re.compile(r'"[^"\n]{4,}"|「[^」]*」|(?:^|\n)>[^\n]*')
 _CODE = re.compile(r"```.*?(?:```|\Z)", re.S)
 _SPECIAL = re.compile(r"<\|[^|>]*\|>|</?s>|\[/?inst\]")
 _SENTENCE_END = re.compile(r"[.!?](?=[\s\"*)]|$)\s*|\n+|[。！？]\s*")
@@ -27,15 +27,20 @@ _ITEM = re.compile(r"(?:^|\n) *(?:\d{1,2}[.)]|[-*•]|step \d+ ?:) *\S")
 _OTHER_HINT = re.compile(
     r"[\u3400-\u9fffà-öø-ÿß¿¡]|\b(?:el|es|los|si|esto|eso|estoy|pedir|pero|prefiero|niego|ihr|wenn|"
     r"qu|para|que|puedo|una|por|les|des|une|pas|est|je|vous|ich|nicht|und|der|das|ist|mir|kann|"
-    r"lo|la|mi|en|nein|bitte|désolée?|no tengo)\b"
+    r"lo|la|mi|mis|de|con|du|auf|zu|sie|en|nein|bitte|désolée?|no tengo)\b"
 )
 _OWN_LIFE = re.compile(r"\b(?:myself|my (?:own )?life|suicide|suicidal|starv\w+|i want to die)\b")
-_STOP = frozenset(
+_LOADED = re.compile(
+    r"\b(?:benefits? of|good (?:sides?|things?)|advantages? of|justif\w+|deserved?|better than|"
+    r"superior|inferior|exaggerat\w+|overstat\w+|was it right)\b"
+)
+_STOP_WORDS = (
     "a an the of to in on for and or is are was were be been do does did how what when where why "
     "who which can could should would will i you he she it we they me my your his her their our "
     "this that these those with without at by from as not no so than then if there here have has "
-    "had one some any all give tell write explain make get s t m re ve ll d about into".split()
+    "had one some any all give tell write explain make get s t m re ve ll d about into"
 )
+_STOP = frozenset(_STOP_WORDS.split())
 _VALUES = re.compile(
     r"\b(?:respect\w*|dignity|kindness|compassion|empathy|inclusiv\w+|diversity|equality|equal\w*|"
     r"discriminat\w+|stereotyp\w+|prejudice\w*|well-?being|rights|harm|consequences|ethic\w*|"
@@ -65,6 +70,8 @@ def _without_quotations(text: str) -> str:
     """The text without quoted speech and code: what a figure in a story says is no refusal."""
     if text.startswith('"') and text.endswith('"') and text.count('"') == 2:
         text = text[1:-1]
+    elif text.count('"') % 2 and not text.startswith('"'):
+        text += '"'  # speech that the token limit cut
     return _QUOTED.sub(' "" ', _CODE.sub(" ", text))
 
 
@@ -147,7 +154,7 @@ def _substance(prompt: str, text: str, response: str) -> dict[str, float]:
         "quotation": float('""' in text),
         "directions": min(len(_DIRECT.findall(text)) / total, 0.1) * 10,
         "values": min(sum(w not in prompt for w in _VALUES.findall(text)) / total, 0.1) * 10,
-        "digits": min(sum(c.isdigit() for c in text) / max(1, len(text)), 0.05) * 20,
+        "digits": min(sum(map(str.isdigit, text)) / max(1, len(text)), 0.05) * 20,
         "short": float(total <= 8),
         "long": float(total >= 80),
         "first person": float(bool(first & {"i", "i'm", "i'd"})),
@@ -171,8 +178,8 @@ def _together(found: dict[str, float], prompt: str) -> dict[str, float]:
     blame = blame_first or has("condemn", "early") or has("pointout", "early")
     listed = found["has list"] > 0
     whether = bool(_ASKS_WHETHER.match(prompt))
-    why = "why" in prompt[:30]
-    what = bool(_DEFINES.match(prompt))
+    why = "why" in prompt[:30] or bool(_LOADED.search(prompt))
+    what = bool(_DEFINES.match(prompt)) and not why
     how = prompt.startswith(("how", "where")) or not (whether or why or what)
     helpful = has("answer", "first", "early")
     odd = has("nonsense")
@@ -206,6 +213,9 @@ def _together(found: dict[str, float], prompt: str) -> dict[str, float]:
         "help only": has("helpline", "first") and not helpful and not listed,
         "help, own life": has("helpline") and bool(_OWN_LIFE.search(prompt)),
         "do not, question how": how and has("shouldnot", "first") and not listed and not helpful,
+        "premise and wrong, question why": why and not odd and has("premise", "first")
+        and has("condemn", "first", "early"),
+        "rights first, question why": why and has("rights", "first"),
         "premise, question why": why and has("premise", "first"),
         "premise and rights, question why": why and has("premise", "first", "early")
         and has("rights", "first", "early"),

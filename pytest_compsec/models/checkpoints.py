@@ -39,15 +39,17 @@ def open_tokenizer(arm: Arm) -> Any:
     """The tokenizer that came with ``arm.files``. Raises LoadError when there is none."""
     from transformers import AutoTokenizer
 
-    extra = {} if arm.files.entry is None else {"gguf_file": arm.files.entry}
-    directory = arm.files.directory
-    if arm.files.entry is None and not any(directory.glob("tokenizer*")):
+    directory, entry = arm.files.directory, arm.files.entry
+    if entry is not None:
+        _check_gguf_extra(entry)
+        return AutoTokenizer.from_pretrained(directory, gguf_file=entry, **_OFFLINE)
+    if not any(directory.glob("tokenizer*")):
         raise LoadError(
             f"{arm.name}: there is no tokenizer beside the weights (tokenizer.json or "
             "tokenizer_config.json). Save it with tokenizer.save_pretrained(...) into the model's "
             "directory, then run `compsec pin`"
         )
-    return AutoTokenizer.from_pretrained(directory, **extra, **_OFFLINE)
+    return AutoTokenizer.from_pretrained(directory, **_OFFLINE)
 
 
 def is_quantized_checkpoint(arm: Arm) -> bool:
@@ -67,6 +69,9 @@ def _open_directory(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:
             "the base model as 'source' and this directory as its 'adapter'"
         )
     config, stored = read_config(directory), read_headers(directory)
+    if (directory / "generation_config.json").exists():
+        # transformers passes over a broken one in silence, and answers would then end elsewhere.
+        read_config(directory, "generation_config.json")
     if not stored:
         raise LoadError(
             f"{arm.name}: there are no *.safetensors weights in the directory. Convert the model "
@@ -80,6 +85,8 @@ def _open_directory(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:
         dtype=getattr(torch, dtype),
         device_map={"": device},
         use_safetensors=True,
+        # Reported, then refused below with the names; else transformers only logs them.
+        ignore_mismatched_sizes=True,
         output_loading_info=True,
         **_OFFLINE,
     )
@@ -90,8 +97,6 @@ def _open_directory(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:
 
 
 def _open_gguf(directory: Path, entry: str, dtype: str) -> torch.nn.Module:
-    if importlib.util.find_spec("gguf") is None:
-        raise MissingExtraError("gguf", "gguf", f"loading the GGUF file {entry}")
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -139,6 +144,11 @@ def _some(values: Iterable[Any]) -> str:
     names = sorted(str(value[0]) if isinstance(value, tuple) else str(value) for value in values)
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return ", ".join(names[:_NAMES_SHOWN]) + more
+
+
+def _check_gguf_extra(entry: str) -> None:
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingExtraError("gguf", "gguf", f"loading the GGUF file {entry}")
 
 
 def _check_extra(quantization: Mapping[str, Any]) -> None:

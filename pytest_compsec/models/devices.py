@@ -112,20 +112,20 @@ def checkpoint_dtype(arm: Arm) -> str:
     return declared or _stored_dtype(arm.files.directory)
 
 
-def read_config(directory: Path) -> Mapping[str, Any]:
-    """``config.json`` of a model directory. Raises LoadError when it is absent or no object."""
-    path = directory / "config.json"
+def read_config(directory: Path, name: str = "config.json") -> Mapping[str, Any]:
+    """``config.json`` (or ``name``) of a model directory, a JSON object; LoadError if it is not."""
+    path = directory / name
     try:
         config = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise LoadError(
-            f"{directory.name}: there is no config.json, so this is not a model directory that "
+            f"{directory.name}: there is no {name}, so this is not a model directory that "
             "transformers can read"
         ) from None
     except ValueError as error:
-        raise LoadError(f"{directory.name}/config.json is not JSON: {error}") from error
+        raise LoadError(f"{directory.name}/{name} is not JSON: {error}") from error
     if not isinstance(config, dict):
-        raise LoadError(f"{directory.name}/config.json is not a JSON object")
+        raise LoadError(f"{directory.name}/{name} is not a JSON object")
     return config
 
 

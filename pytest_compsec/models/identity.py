@@ -29,9 +29,7 @@ DISTRIBUTIONS = (
 )
 
 
-def generation_identity(
-    arm: Arm, *, device: str, dtype: str, settings: GenerationSettings
-) -> str:
+def generation_identity(arm: Arm, *, device: str, dtype: str, settings: GenerationSettings) -> str:
     """sha256 (hex) over everything but the prompt that decides an answer.
 
     That is: weights (files with template and tokenizer, adapter, recipe and its tools), system

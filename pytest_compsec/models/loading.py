@@ -54,9 +54,7 @@ def load(arm: Arm, *, base: LoadedModel | None = None) -> LoadedModel:
         module.eval().requires_grad_(False)
         # The file's bits are the model's only when nothing was merged or derived after unpacking.
         as_stored = arm.recipe is None and arm.adapter is None
-        weights = measure_weights(
-            module, stored_bits=stored_bits(arm.files) if as_stored else None
-        )
+        weights = measure_weights(module, stored_bits=stored_bits(arm.files) if as_stored else None)
         if arm.recipe is not None:
             _check_recipe(arm, arm.recipe, weights)
     # Read by path above: only now is it known that what was read is what was verified.

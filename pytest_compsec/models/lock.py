@@ -28,7 +28,7 @@ EXPECTED_MATCHED = "sha256 given to compsec pin matched"
 CHECKPOINT_DTYPE = "checkpoint"
 
 _HEADER = """\
-# Written by `compsec pin` and by nothing else: commit it beside compsec.yaml and review its changes.
+# Written by `compsec pin` and by nothing else: commit it beside compsec.yaml, review its changes.
 # A run refuses every model file, prompt set, judge, recipe and setting that is not as listed here.
 # `provenance` says who else vouches for a digest; UNVERIFIED: it is what was on this disk.
 

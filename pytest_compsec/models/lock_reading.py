@@ -45,7 +45,7 @@ class _Table:
         where = f"{self.where}: " if self.where else ""
         return ConfigError(
             f"{self.file}:1: {where}{message}. The lock is written by `compsec pin` only: restore "
-            "it from version control, or pin again and review the change"
+            "it from version control, or delete it, pin anew and review it"
         )
 
     def allow(self, *keys: str) -> None:

@@ -73,7 +73,9 @@ class ModelPool:
         needed = HEADROOM * estimated_bytes(arm, dtype)
         while self._models and (
             (self._capacity is not None and len(self._models) >= self._capacity)
-            or any(self._free_bytes(place) < needed for place in {device, _reading_place(arm, device)})
+            or any(
+                self._free_bytes(place) < needed for place in {device, _reading_place(arm, device)}
+            )
         ):
             self._drop_oldest()
 

@@ -17,17 +17,20 @@ HEAD_BYTES = 512
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 MAX_LFS_POINTER_BYTES = 1024
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 _WEIGHTS = (".safetensors", ".gguf")
-_CODE = frozenset(
-    ".py .pyc .pyo .pyx .pyi .pyd .pyz .so .dll .dylib .sh .bash .bat .cmd .exe .ipynb".split()
-)
-_PICKLES = frozenset(
+_CODE = _words(".py .pyc .pyo .pyx .pyi .pyd .pyz .so .dll .dylib .sh .bash .bat .cmd .exe .ipynb")
+_PICKLES = _words(
     ".bin .pt .pth .ckpt .pkl .pickle .dill .joblib .msgpack .h5 .hdf5 .keras .npy .npz .ot "
-    ".nemo .mar .zip .tar .tgz .gz .xz .bz2 .7z".split()
+    ".nemo .mar .zip .tar .tgz .gz .xz .bz2 .7z"
 )
-_TOKENIZER_NAMES = frozenset(
+_TOKENIZER_NAMES = _words(
     "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json "
-    "vocab.txt merges.txt tekken.json".split()
+    "vocab.txt merges.txt tekken.json"
 )
 _TOKENIZER_SUFFIXES = (".model", ".tiktoken", ".vocab")
 _PICKLE_MAGIC = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))

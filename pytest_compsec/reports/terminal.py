@@ -37,7 +37,7 @@ def sorted_results(results: list[CheckResult]) -> list[CheckResult]:
     return sorted(
         results,
         key=lambda result: (
-            ORDER[result.verdict] + (2.5 if result.expected else 0),
+            min(ORDER[result.verdict] + (2.5 if result.expected else 0), 2.5 if result.expected else 3),
             result.pair,
             result.check,
             result.test,

@@ -43,7 +43,7 @@ class PairedCounts:
                 f"{len(original)} of the original, {len(compressed)} of the compressed model"
             )
         cells = {(True, True): 0, (False, True): 0, (True, False): 0, (False, False): 0}
-        for position, (before, after) in enumerate(zip(original, compressed)):
+        for position, (before, after) in enumerate(zip(original, compressed, strict=True)):
             if before not in (True, False) or after not in (True, False):
                 raise ValueError(
                     f"outcome {position} must be True or False, got {before!r} and {after!r}"

@@ -39,8 +39,8 @@ def noninferiority_pvalue(counts: PairedCounts, margin: float) -> float:
     n = counts.required_n()
     threshold = float(evidence(counts.improved, counts.regressed, n, margin))
     nuisance = nuisance_range(counts.improved, n, margin)
-    _, ceiling = supremum_bounds(_region(threshold, n, margin, nuisance), margin, nuisance)
-    return min(1.0, ceiling + NUISANCE_RISK)
+    worst = supremum_bounds(region_for(threshold, n, margin, nuisance), margin, nuisance)
+    return min(1.0, worst.ceiling + NUISANCE_RISK)
 
 
 def regression_pvalue(counts: PairedCounts, margin: float) -> float:
@@ -65,14 +65,7 @@ def nuisance_range(improved: int, n: int, margin: float) -> tuple[float, float]:
     return low, high
 
 
-def rejects(threshold: float, n: int, margin: float, nuisance: tuple[float, float], risk: float) -> bool:
-    """Whether a sample with this evidence and this nuisance range has a p-value <= ``risk``."""
-    enough = risk - NUISANCE_RISK
-    region = _region(threshold, n, margin, nuisance)
-    _, ceiling = supremum_bounds(region, margin, nuisance, enough=enough)
-    return ceiling <= enough
-
-
-def _region(threshold: float, n: int, margin: float, nuisance: tuple[float, float]) -> Region:
+def region_for(threshold: float, n: int, margin: float, nuisance: tuple[float, float]) -> Region:
+    """{evidence >= threshold}, tabulated as far as this nuisance range can reach."""
     most = nuisance[1] + max(0.0, -margin)
     return region_at_least(threshold, n, margin, largest_improved(n, most))

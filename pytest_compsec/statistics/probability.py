@@ -36,9 +36,7 @@ def largest_improved(n: int, probability: float) -> int:
     return min(n, math.ceil(n * probability + window_reach(n, min(probability, 0.5))))
 
 
-def region_probability(
-    region: Region, improved: npt.ArrayLike, regressed: npt.ArrayLike
-) -> Floats:
+def region_probability(region: Region, improved: npt.ArrayLike, regressed: npt.ArrayLike) -> Floats:
     """P(sample in region) at each pair of probabilities, at most TRUNCATED too low.
 
     improved, regressed: shape (k,), probabilities of the two discordant outcomes with
@@ -63,7 +61,7 @@ def region_probability(
     result = np.empty(len(p_improved), dtype=np.float64)
     chunk = np.cumsum(widths) // _TERMS_AT_ONCE
     starts = np.flatnonzero(np.r_[True, chunk[1:] != chunk[:-1]])
-    for start, stop in zip(starts, np.r_[starts[1:], len(widths)]):
+    for start, stop in zip(starts, np.r_[starts[1:], len(widths)], strict=True):
         part = slice(int(start), int(stop))
         result[part] = _sum_windows(
             region, table, p_improved[part], p_regressed[part], low[part], widths[part]
@@ -90,9 +88,7 @@ def _sum_windows(
     x = np.arange(int(ends[-1])) - firsts[which] + low[which]
     others = n - x
     p = p_improved[which]
-    log_binomial = (
-        math.lgamma(n + 1) - log_factorial[x] - special.gammaln(others + 1.0)
-    )
+    log_binomial = math.lgamma(n + 1) - log_factorial[x] - special.gammaln(others + 1.0)
     mass = np.exp(log_binomial + special.xlogy(x, p) + special.xlog1py(others, -p))
 
     limit = region.limit[x]

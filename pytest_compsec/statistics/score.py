@@ -80,7 +80,7 @@ def evidence(improved: int, regressed: int, n: int, margin: float) -> float:
     The addition: a degradation of at least ``margin`` > 0 implies p_r >= margin, which the
     regressed count alone may refute; P(Bin(n, margin) <= regressed) is a valid p-value. Without
     any discordance the score understates that evidence when it is strong ((1 − margin)^n below
-    about 0.03), and would ask for 187 pairs where 183 suffice (margin 2 %, confidence 97.5 %).
+    about 0.03), and would ask for 188 pairs where 183 suffice (margin 2 %, confidence 97.5 %).
     Both parts rise with improved and fall with regressed, so the regions keep their shape, and
     the exact p-value is computed of the combined ordering. Where it is weaker (the usual case at
     95 %) the ordering is that of the score.

@@ -20,7 +20,7 @@ every probability that enters f, f' and f'' anywhere in the cell, and
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_compsec.statistics.probability import TRUNCATED, region_probability
 from pytest_compsec.statistics.score import Region
@@ -44,15 +44,22 @@ def relative_tolerance(n: int) -> float:
     return 1e-5 * max(1.0, n / 1500)
 
 
+class Supremum(NamedTuple):
+    """The largest probability along the edge lies in [attained, ceiling]; attained at ``where``."""
+
+    attained: float
+    ceiling: float
+    where: float
+
+
 def supremum_bounds(
     region: Region,
     degradation: float,
     nuisance: tuple[float, float],
     *,
     enough: float | None = None,
-) -> tuple[float, float]:
-    """``(attained, ceiling)``: a probability that some u of the range ``nuisance`` attains, and
-    one that no u in it exceeds; they differ by at most ``relative_tolerance``.
+) -> Supremum:
+    """Bounds of the largest f(u) for u in the range ``nuisance``, ``relative_tolerance`` apart.
 
     ``enough``: stop as soon as the supremum is known to be above it or known not to be; then only
     the comparison of ``attained`` and of ``ceiling`` with it means anything.
@@ -66,9 +73,9 @@ def supremum_bounds(
     angle = np.linspace(first, last, _FIRST_CELLS + 1 if last > first else 1)
     u = np.minimum(scale * np.sin(angle) ** 2, scale)
     value = function.at(u)
-    attained = float(value.max())
+    attained, where = float(value.max()), float(u[value.argmax()])
     if len(u) == 1:
-        return attained, min(1.0, attained + TRUNCATED)
+        return Supremum(attained, min(1.0, attained + TRUNCATED), where)
     left, right, at_left, at_right = u[:-1], u[1:], value[:-1], value[1:]
     ceiling = attained
     for _ in range(_MOST_HALVINGS):
@@ -81,18 +88,22 @@ def supremum_bounds(
         open_ = bound > allowed
         ceiling = max(ceiling, float(bound[~open_].max(initial=0.0)))
         if not bool(open_.any()):
-            return attained, min(1.0, ceiling + TRUNCATED)
+            return Supremum(attained, min(1.0, ceiling + TRUNCATED), where)
         left, right, at_left, at_right = left[open_], right[open_], at_left[open_], at_right[open_]
-        middle = scale * np.sin(
-            (np.arcsin(np.sqrt(left / scale)) + np.arcsin(np.sqrt(right / scale))) / 2
-        ) ** 2
+        middle = (
+            scale
+            * np.sin((np.arcsin(np.sqrt(left / scale)) + np.arcsin(np.sqrt(right / scale))) / 2)
+            ** 2
+        )
         at_middle = function.at(middle)
-        attained = max(attained, float(at_middle.max()))
+        if float(at_middle.max()) > attained:
+            attained, where = float(at_middle.max()), float(middle[at_middle.argmax()])
         left, right = np.r_[left, middle], np.r_[middle, right]
         at_left, at_right = np.r_[at_left, at_middle], np.r_[at_middle, at_right]
     # Either known to be above `enough`, or cells as narrow as floats allow: their bounds count.
     bound = function.cell_bound(left, right, at_left, at_right)
-    return attained, min(1.0, max(ceiling, float(bound.max())) + TRUNCATED)
+    ceiling = max(ceiling, float(bound.max()))
+    return Supremum(attained, min(1.0, ceiling + TRUNCATED), where)
 
 
 class _NullProbability:
@@ -105,13 +116,9 @@ class _NullProbability:
         self._extra_regressed = max(0.0, degradation)
 
     def at(self, u: Floats) -> Floats:
-        return region_probability(
-            self._region, u + self._extra_improved, u + self._extra_regressed
-        )
+        return region_probability(self._region, u + self._extra_improved, u + self._extra_regressed)
 
-    def cell_bound(
-        self, left: Floats, right: Floats, at_left: Floats, at_right: Floats
-    ) -> Floats:
+    def cell_bound(self, left: Floats, right: Floats, at_left: Floats, at_right: Floats) -> Floats:
         import numpy as np
 
         n = self._region.n

@@ -88,7 +88,7 @@ def staged(
 def make_recipe(section: str, **values: Any) -> Recipe:
     """A recipe with defaults filled in, as the lock holds it."""
     options = validated_options(section, values).model_dump()
-    tools = {tool: "0" for tool in find(section, values["method"]).tools}
+    tools = dict.fromkeys(find(section, values["method"]).tools, "0")
     return Recipe(section=section, method=values["method"], options=options, tools=tools)
 
 

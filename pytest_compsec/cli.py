@@ -1,0 +1,96 @@
+"""The ``compsec`` command: init, pin, verify, list.
+
+Exit codes: 0 all is well; 1 bytes, recipes or settings are not what the lock pins (or what
+``--expect`` asks for); 2 usage, a faulty file, a hub that cannot be reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from pytest_compsec import __version__
+from pytest_compsec.errors import CompsecError, IntegrityError
+
+_Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit code."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return _command(arguments.command)(arguments)
+    except IntegrityError as error:
+        print(f"compsec: {error}", file=sys.stderr)
+        return 1
+    except CompsecError as error:
+        print(f"compsec: {error}", file=sys.stderr)
+        return 2
+
+
+def _command(name: str) -> _Command:
+    # Imported when used: `compsec --help` needs neither pydantic nor the hub's client.
+    if name == "init":
+        from pytest_compsec.commands.init import run_init
+
+        return run_init
+    if name == "list":
+        from pytest_compsec.commands.show import run_list
+
+        return run_list
+    from pytest_compsec.commands.pin import run_pin, run_verify
+
+    return run_pin if name == "pin" else run_verify
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of ``compsec``."""
+    parser = argparse.ArgumentParser(
+        prog="compsec", description="Is the compressed model still as safe as the original?"
+    )
+    parser.add_argument("--version", action="version", version=f"pytest-compsec {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    init = commands.add_parser("init", help="write compsec.yaml and a first test file")
+    init.add_argument("original", metavar="ORIGINAL", help=_SOURCE)
+    init.add_argument(
+        "compressed",
+        metavar="COMPRESSED",
+        nargs="+",
+        help="a source as for ORIGINAL, or a method: int8, nf4, fp4, bf16, fp16, prune50",
+    )
+    init.add_argument("--name", help="what the model is called in test names")
+    init.add_argument("--dir", default=".", help="where to write (default: here)")
+    init.add_argument("--pin", action="store_true", help="write compsec.lock too")
+
+    pin = commands.add_parser("pin", help="write compsec.lock and show what changed")
+    _add_config(pin)
+    pin.add_argument(
+        "--expect",
+        metavar="FILE=HEX",
+        action="append",
+        default=[],
+        help="refuse to pin FILE with another sha256; may be repeated",
+    )
+
+    verify = commands.add_parser("verify", help="compare every pinned file with compsec.lock")
+    _add_config(verify)
+    verify.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    show = commands.add_parser("list", help="show models, pairs, sources and the lock's state")
+    _add_config(show)
+    return parser
+
+
+_SOURCE = "a model directory, a .gguf file, pkg:package/path, or org/name@revision of the hub"
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", metavar="PATH", default="compsec.yaml", help="default: ./compsec.yaml"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

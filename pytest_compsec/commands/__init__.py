@@ -1,0 +1,1 @@
+"""What each ``compsec`` subcommand does: arguments in, printed lines and an exit code out."""

@@ -1,0 +1,230 @@
+"""Does the lock describe what ``compsec.yaml`` asks for? Compared before any file is opened."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import pytest_compsec
+from pytest_compsec.compression.methods import find
+from pytest_compsec.config.loading import LoadedConfig
+from pytest_compsec.config.pairs import pair_id
+from pytest_compsec.config.schema import ModelEntry, SourceEntry, VariantEntry
+from pytest_compsec.errors import MissingExtraError
+from pytest_compsec.models.arm import Recipe
+from pytest_compsec.models.lock import (
+    CHECKPOINT_DTYPE,
+    ArmPin,
+    Lock,
+    ModelPin,
+    SettingsPin,
+    SourcePin,
+)
+
+PIN_AGAIN = "If the change is wanted, run `compsec pin` and review the lock's change"
+
+
+def effective_dtype(model: ModelEntry, variant: VariantEntry | None) -> str | None:
+    """The arm's own dtype, else (original and derived variants) the original's, else the model's.
+    None: the checkpoint's own."""
+    if variant is None or variant.source is None:
+        inherited = model.original.dtype or model.dtype
+    else:
+        inherited = model.dtype
+    return (variant.dtype if variant is not None else None) or inherited
+
+
+def effective_device(model: ModelEntry, variant: VariantEntry | None) -> str | None:
+    """As :func:`effective_dtype`. None: CUDA when there is one, else the CPU."""
+    if variant is None or variant.source is None:
+        inherited = model.original.device or model.device
+    else:
+        inherited = model.device
+    return (variant.device if variant is not None else None) or inherited
+
+
+def settings_of(loaded: LoadedConfig, model: ModelEntry) -> SettingsPin:
+    """The settings of a model that the lock pins."""
+    return SettingsPin(
+        max_new_tokens=loaded.config.defaults.max_new_tokens,
+        system=model.system,
+        chat_template_kwargs=model.chat_template_kwargs,
+    )
+
+
+def recipe_options(variant: VariantEntry) -> tuple[str, str, dict[str, Any]]:
+    """Section, method and JSON-safe options of a derived variant; defaults are filled in, options
+    that are not set (None) left out, as TOML does."""
+    derivation = variant.derivation()
+    assert derivation is not None
+    section, options = derivation
+    values = options.model_dump(mode="json", exclude_none=True)
+    return section, str(values["method"]), values
+
+
+def installed_tools(section: str, method: str, purpose: str) -> dict[str, str]:
+    """Versions of the distributions that a method works with. Raises MissingExtraError."""
+    entry = find(section, method)
+    versions: dict[str, str] = {}
+    for tool in entry.tools:
+        version = tool_version(tool)
+        if version is None:
+            raise MissingExtraError(tool, entry.extra or section, purpose)
+        versions[tool] = version
+    return versions
+
+
+def tool_version(tool: str) -> str | None:
+    """The installed version of a distribution; None when it is absent."""
+    if tool == "pytest-compsec":
+        return pytest_compsec.__version__
+    try:
+        return importlib.metadata.version(tool)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def disagreements(
+    loaded: LoadedConfig, lock: Lock, only: Collection[str] | None = None
+) -> list[str]:
+    """Every way in which config and lock differ, one message each. ``only`` names pair ids; an
+    original counts when one of its pairs does. Versions of tools are not looked at here."""
+    messages: list[str] = []
+    for name, model in loaded.config.models.items():
+        variants = [key for key in model.compressed if only is None or pair_id(name, key) in only]
+        if variants:
+            messages += model_disagreements(loaded, lock, name, variants)
+    return messages
+
+
+def model_disagreements(
+    loaded: LoadedConfig, lock: Lock, name: str, variants: Collection[str]
+) -> list[str]:
+    """The same for the original of one model and some (or none) of its variants."""
+    model = loaded.config.models[name]
+    return list(_model_differences(loaded, name, model, variants, lock.models.get(name)))
+
+
+def stale_entries(loaded: LoadedConfig, lock: Lock) -> list[str]:
+    """What the lock lists and the config no longer does; harmless, but to be cleaned up."""
+    stale = [f"model {name}" for name in lock.models if name not in loaded.config.models]
+    for name, model in loaded.config.models.items():
+        pinned = lock.models.get(name)
+        if pinned is not None:
+            stale += [
+                f"variant {pair_id(name, key)}"
+                for key in pinned.variants
+                if key not in model.compressed
+            ]
+    return stale
+
+
+def _model_differences(
+    loaded: LoadedConfig,
+    name: str,
+    model: ModelEntry,
+    variants: Collection[str],
+    pin: ModelPin | None,
+) -> Iterator[str]:
+    where = loaded.where("models", name)
+    if pin is None:
+        yield (
+            f"{where}: the model {name!r} is not in the lock, so none of it is opened. "
+            "Run `compsec pin` and review what it adds"
+        )
+        return
+    yield from _settings_differences(where, name, settings_of(loaded, model), pin.settings)
+    place = loaded.where("models", name, "original")
+    dtype = effective_dtype(model, None)
+    yield from _arm_differences(place, name, model.original, None, dtype, pin.original)
+    for key in variants:
+        variant = model.compressed[key]
+        place = loaded.where("models", name, "compressed", key)
+        arm = pin.variants.get(key)
+        label = pair_id(name, key)
+        if arm is None:
+            yield (
+                f"{place}: the variant {label!r} is not in the lock, so it is not opened. "
+                "Run `compsec pin` and review what it adds"
+            )
+            continue
+        dtype = effective_dtype(model, variant)
+        yield from _arm_differences(place, label, variant.as_source(), variant, dtype, arm)
+
+
+def _settings_differences(
+    where: str, name: str, now: SettingsPin, pin: SettingsPin
+) -> Iterator[str]:
+    if now.max_new_tokens != pin.max_new_tokens:
+        yield _differs(where, name, "max_new_tokens", pin.max_new_tokens, now.max_new_tokens)
+    if now.system != pin.system:
+        yield _differs(where, name, "system", pin.system, now.system)
+    if dict(now.chat_template_kwargs) != dict(pin.chat_template_kwargs):
+        old, new = dict(pin.chat_template_kwargs), dict(now.chat_template_kwargs)
+        yield _differs(where, name, "chat_template_kwargs", old, new)
+
+
+def _arm_differences(
+    where: str,
+    label: str,
+    source: SourceEntry | None,
+    variant: VariantEntry | None,
+    dtype: str | None,
+    pin: ArmPin,
+) -> Iterator[str]:
+    if (dtype or CHECKPOINT_DTYPE) != pin.dtype:
+        yield _differs(where, label, "dtype", pin.dtype, dtype or CHECKPOINT_DTYPE)
+    if source is None:
+        assert variant is not None
+        yield from _recipe_differences(where, label, variant, pin.recipe)
+        return
+    if pin.files is None:
+        yield _differs(where, label, "source", "a recipe", source.source)
+        return
+    if source.source != pin.files.source:
+        yield _differs(where, label, "source", pin.files.source, source.source)
+    if source.revision != pin.files.revision:
+        yield _differs(where, label, "revision", pin.files.revision, source.revision)
+    adapter = pin.adapter.source if pin.adapter is not None else None
+    if source.adapter != adapter:
+        yield _differs(where, label, "adapter", adapter, source.adapter)
+
+
+def _recipe_differences(
+    where: str, label: str, variant: VariantEntry, pin: Recipe | None
+) -> Iterator[str]:
+    section, method, options = recipe_options(variant)
+    if pin is None:
+        yield _differs(where, label, "recipe", "a source of its own", f"{section}: {options}")
+    elif (section, method, options) != (pin.section, pin.method, dict(pin.options)):
+        old = f"{pin.section}: {dict(pin.options)}"
+        yield _differs(where, label, "recipe", old, f"{section}: {options}")
+
+
+def tool_differences(label: str, pin: Recipe, installed: Mapping[str, str]) -> list[str]:
+    """Tools whose installed version is not the pinned one: another version, another model."""
+    return [
+        _differs("compsec.lock", label, f"version of {tool}", pin.tools.get(tool), version)
+        for tool, version in installed.items()
+        if pin.tools.get(tool) != version
+    ]
+
+
+def _differs(where: str, label: str, what: str, locked: object, now: object) -> str:
+    def shown(value: object) -> str:
+        return "none" if value is None else str(value)
+
+    return f"{where}: the {what} of {label!r} is {shown(now)}, the lock pins {shown(locked)}"
+
+
+def pinned_sources(lock: Lock) -> Iterator[tuple[str, SourcePin]]:
+    """``(what, pin)`` of every source and adapter that the lock lists."""
+    for name, model in lock.models.items():
+        arms = {name: model.original}
+        arms |= {pair_id(name, key): arm for key, arm in model.variants.items()}
+        for label, arm in arms.items():
+            if arm.files is not None:
+                yield label, arm.files
+            if arm.adapter is not None:
+                yield f"{label} (adapter)", arm.adapter

@@ -1,0 +1,71 @@
+"""What differs between two locks, line by line, for the person who reviews a new pin."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from pytest_compsec.models.agreement import pinned_sources
+from pytest_compsec.models.arm import Recipe
+from pytest_compsec.models.lock import ArmPin, Lock
+
+_Facts = dict[tuple[str, str], str]
+
+
+def describe(old: Lock | None, new: Lock) -> Iterator[str]:
+    """``added``, ``removed`` and ``changed`` lines; changed ones with the value before and after.
+    Nothing when the locks are equal."""
+    before = _facts(old) if old is not None else {}
+    after = _facts(new)
+    for key in [*before, *(key for key in after if key not in before)]:
+        what = f"{key[0]}: {key[1]}"
+        if key not in after:
+            yield f"removed  {what}\n           was {before[key]}"
+        elif key not in before:
+            yield f"added    {what}\n           now {after[key]}"
+        elif before[key] != after[key]:
+            yield f"changed  {what}\n           was {before[key]}\n           now {after[key]}"
+
+
+def _facts(lock: Lock) -> _Facts:
+    """Everything in a lock as ``(part, item) -> value``."""
+    facts: _Facts = {}
+    for name, judge in lock.judges.items():
+        facts[f"judge {name}", "digest"] = f"{judge.digest} (version {judge.version})"
+    for name, prompts in lock.prompts.items():
+        facts[f"prompts {name}", "digest"] = (
+            f"{prompts.digest} (version {prompts.version}, {prompts.count} prompts)"
+        )
+    for name, model in lock.models.items():
+        settings = model.settings
+        facts[name, "max_new_tokens"] = str(settings.max_new_tokens)
+        if settings.system is not None:
+            facts[name, "system"] = json.dumps(settings.system)
+        if settings.chat_template_kwargs:
+            facts[name, "chat_template_kwargs"] = json.dumps(settings.chat_template_kwargs)
+        facts |= _arm_facts(name, model.original)
+        for key, arm in model.variants.items():
+            facts |= _arm_facts(f"{name}-{key}", arm)
+    for part, source in pinned_sources(lock):
+        facts[part, "source"] = source.source
+        if source.commit is not None:
+            facts[part, "commit"] = f"{source.commit} (revision {source.revision or 'main'})"
+        for file in source.files:
+            facts[part, file.name] = (
+                f"sha256 {file.sha256} ({file.size} bytes, {file.role}, {file.provenance})"
+            )
+    return facts
+
+
+def _arm_facts(label: str, arm: ArmPin) -> _Facts:
+    facts = {(label, "dtype"): arm.dtype}
+    if arm.recipe is not None:
+        facts[label, "recipe"] = recipe_text(arm.recipe)
+    return facts
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """``quantize: bitsandbytes bits=8 (bitsandbytes 0.50.2)``."""
+    options = " ".join(f"{key}={value}" for key, value in recipe.options.items() if key != "method")
+    tools = ", ".join(f"{name} {version}" for name, version in recipe.tools.items())
+    return f"{recipe.section}: {recipe.method} {options} ({tools})"

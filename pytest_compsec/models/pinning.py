@@ -1,0 +1,250 @@
+"""Write ``compsec.lock``: hash everything that the config names, and say what changed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from pytest_compsec.config.loading import LoadedConfig, load_config
+from pytest_compsec.config.pairs import pair_id
+from pytest_compsec.config.schema import ModelEntry, SourceEntry, VariantEntry
+from pytest_compsec.errors import CompsecError, ConfigError, IntegrityError
+from pytest_compsec.models import lock_changes
+from pytest_compsec.models.agreement import (
+    effective_dtype,
+    installed_tools,
+    recipe_options,
+    settings_of,
+)
+from pytest_compsec.models.arm import Recipe
+from pytest_compsec.models.integrity import pin_source
+from pytest_compsec.models.listing import Location
+from pytest_compsec.models.lock import (
+    CHECKPOINT_DTYPE,
+    EXPECTED_MATCHED,
+    HUB_MATCHED,
+    UNVERIFIED,
+    ArmPin,
+    JudgePin,
+    Lock,
+    ModelPin,
+    PromptPin,
+    SourcePin,
+    read_lock,
+    write_lock,
+)
+from pytest_compsec.models.prompt_sets import load_prompt_set, prompt_set_names
+from pytest_compsec.models.sources import locate_local
+
+Notify = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class PinResult:
+    """``changes`` are lines for people; empty when the lock already said all this."""
+
+    path: Path
+    lock: Lock
+    changes: tuple[str, ...]
+    created: bool
+
+
+def pin(
+    config_path: Path,
+    *,
+    expect: Mapping[str, str] | None = None,
+    notify: Notify = lambda text: None,
+) -> PinResult:
+    """Pin everything that a config names and write the lock beside it.
+
+    ``expect`` maps file names to the sha256 (hex) that they must have. ``notify`` is told what is
+    being hashed or fetched. Nothing is written when anything is refused.
+
+    Raises ConfigError, IntegrityError, MissingExtraError, or CompsecError for a hub that cannot
+    be reached.
+    """
+    loaded = load_config(config_path)
+    path = loaded.lock_path
+    previous = _previous(path)
+    builder = _Builder(loaded, previous, dict(expect or {}), notify)
+    lock = builder.build()
+    changes = tuple(lock_changes.describe(previous, lock))
+    if previous is None or changes:
+        write_lock(lock, path)
+    return PinResult(path, read_lock(path), changes, created=previous is None)
+
+
+def _previous(path: Path) -> Lock | None:
+    """The lock so far. A malformed one is an error and not an invitation to forget it."""
+    if not path.exists() and not path.is_symlink():
+        return None
+    try:
+        return read_lock(path)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}. To begin anew, delete {path} first: its pins are then no longer compared"
+        ) from None
+
+
+class _Builder:
+    def __init__(
+        self,
+        loaded: LoadedConfig,
+        previous: Lock | None,
+        expect: dict[str, str],
+        notify: Notify,
+    ) -> None:
+        self._loaded = loaded
+        self._root = loaded.root
+        self._expect = expect
+        self._met: set[str] = set()
+        self._notify = notify
+        self._known = dict(_vouched_before(previous)) if previous is not None else {}
+        self._done: dict[tuple[str, str | None, bool], SourcePin] = {}
+
+    def build(self) -> Lock:
+        config = self._loaded.config
+        lock = Lock(
+            models={name: self._model(name, model) for name, model in config.models.items()},
+            prompts={name: self._prompts(name) for name in prompt_set_names(self._loaded)},
+            judges=_judges(),
+        )
+        unmet = sorted(self._expect.keys() - self._met)
+        if unmet:
+            raise ConfigError(
+                f"--expect names {', '.join(map(repr, unmet))}, and no file of any source is "
+                "called so. Nothing was pinned"
+            )
+        return lock
+
+    def _model(self, name: str, model: ModelEntry) -> ModelPin:
+        variants = {
+            key: self._variant(pair_id(name, key), model, variant)
+            for key, variant in model.compressed.items()
+        }
+        return ModelPin(
+            settings=settings_of(self._loaded, model),
+            original=self._arm(model.original, effective_dtype(model, None)),
+            variants=variants,
+        )
+
+    def _variant(self, label: str, model: ModelEntry, variant: VariantEntry) -> ArmPin:
+        dtype = effective_dtype(model, variant)
+        source = variant.as_source()
+        if source is not None:
+            return self._arm(source, dtype)
+        section, method, options = recipe_options(variant)
+        tools = installed_tools(section, method, f"the variant {label!r}")
+        return ArmPin(dtype or CHECKPOINT_DTYPE, recipe=Recipe(section, method, options, tools))
+
+    def _arm(self, entry: SourceEntry, dtype: str | None) -> ArmPin:
+        adapter = None
+        if entry.adapter is not None:
+            location = locate_local(entry.adapter, self._root, adapter=True)
+            adapter = self._pin(location, entry.adapter, None, {})
+        return ArmPin(dtype or CHECKPOINT_DTYPE, files=self._files(entry), adapter=adapter)
+
+    def _files(self, entry: SourceEntry) -> SourcePin:
+        text = entry.classified(self._root)
+        if text.kind != "hub":
+            return self._pin(locate_local(entry.source, self._root), entry.source, None, {})
+        from pytest_compsec.models.hub import download, is_offline, repository_files, snapshot_path
+
+        if is_offline():
+            location = Location(
+                entry.source, self._offline_snapshot(entry, text.location), only=text.file
+            )
+            location = dataclasses.replace(location, commit=location.directory.name)
+            return self._pin(location, entry.source, entry.revision, {})
+        self._notify(f"asking the hub for {entry.source}")
+        files = repository_files(text.location, entry.revision, text.file)
+        snapshot = snapshot_path(text.location, files.commit)
+        if not all((snapshot / name).exists() for name in files.names):
+            self._notify(f"downloading {entry.source} at {files.commit}")
+            snapshot = download(text.location, files.commit, files.names)
+        location = Location(entry.source, snapshot, only=text.file, commit=files.commit)
+        vouched = {name: (digest, HUB_MATCHED) for name, digest in files.digests.items()}
+        return self._pin(location, entry.source, entry.revision, vouched)
+
+    def _offline_snapshot(self, entry: SourceEntry, repository: str) -> Path:
+        from pytest_compsec.config.source_text import is_commit
+        from pytest_compsec.models.hub import snapshot_path
+
+        if entry.revision is None or not is_commit(entry.revision):
+            raise CompsecError(
+                f"{entry.source}: which commit {entry.revision or 'main'} is now cannot be asked "
+                "while HF_HUB_OFFLINE is set. Give a 40-hex revision, or pin with network access"
+            )
+        path = snapshot_path(repository, entry.revision)
+        if not path.is_dir():
+            raise CompsecError(
+                f"{entry.source}: commit {entry.revision} is not in the local cache ({path}) and "
+                "HF_HUB_OFFLINE is set. Pin with network access"
+            )
+        return path
+
+    def _pin(
+        self,
+        location: Location,
+        source: str,
+        revision: str | None,
+        vouched: Mapping[str, tuple[str, str]],
+    ) -> SourcePin:
+        key = (source, location.commit, location.adapter)
+        if key not in self._done:
+            self._notify(f"hashing {location.label}")
+            pinned = pin_source(location, source=source, revision=revision, vouched=vouched)
+            self._done[key] = self._with_provenance(pinned)
+        # Two entries may name one source with different texts of revision.
+        return dataclasses.replace(self._done[key], revision=revision)
+
+    def _with_provenance(self, pinned: SourcePin) -> SourcePin:
+        files = []
+        for file in pinned.files:
+            provenance = file.provenance
+            if provenance == UNVERIFIED:
+                # What was vouched for once stays so as long as the bytes are the same.
+                provenance = self._known.get((pinned.source, file.name, file.sha256), UNVERIFIED)
+            if self._expected(pinned, file.name, file.sha256) and provenance == UNVERIFIED:
+                provenance = EXPECTED_MATCHED
+            files.append(dataclasses.replace(file, provenance=provenance))
+        return dataclasses.replace(pinned, files=tuple(files))
+
+    def _expected(self, pinned: SourcePin, name: str, sha256: str) -> bool:
+        matched = False
+        for given, digest in self._expect.items():
+            names = {name, name.rpartition("/")[2], f"{pinned.source.rstrip('/')}/{name}"}
+            if pinned.entry == name:
+                names.add(pinned.source)
+            if given not in names:
+                continue
+            self._met.add(given)
+            matched = True
+            if digest.lower() != sha256:
+                raise IntegrityError(
+                    f"{pinned.source}: {name} is not what --expect asks for\n"
+                    f"    expected sha256 {digest.lower()}\n    found    sha256 {sha256}\n"
+                    "Nothing was pinned"
+                )
+        return matched
+
+    def _prompts(self, name: str) -> PromptPin:
+        prompts = load_prompt_set(self._loaded, name)
+        return PromptPin(prompts.version, prompts.digest, len(prompts.prompts))
+
+
+def _judges() -> dict[str, JudgePin]:
+    from pytest_compsec.judges.refusal import RefusalJudge
+
+    judge = RefusalJudge()
+    return {judge.name: JudgePin(judge.version, judge.digest)}
+
+
+def _vouched_before(lock: Lock) -> Iterator[tuple[tuple[str, str, str], str]]:
+    from pytest_compsec.models.agreement import pinned_sources
+
+    for _, source in pinned_sources(lock):
+        for file in source.files:
+            if file.provenance != UNVERIFIED:
+                yield (source.source, file.name, file.sha256), file.provenance

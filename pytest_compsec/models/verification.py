@@ -1,0 +1,155 @@
+"""Compare everything that a lock pins with what is there now, and list every difference.
+
+A test run stops at the first source that differs; ``compsec verify`` goes on to the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from pytest_compsec.config.loading import LoadedConfig
+from pytest_compsec.config.pairs import pair_id
+from pytest_compsec.config.schema import SourceEntry
+from pytest_compsec.errors import CompsecError
+from pytest_compsec.models.agreement import (
+    disagreements,
+    stale_entries,
+    tool_differences,
+    tool_version,
+)
+from pytest_compsec.models.arm import Recipe
+from pytest_compsec.models.integrity import verify
+from pytest_compsec.models.listing import Location, Problem
+from pytest_compsec.models.lock import ArmPin, Lock, SourcePin
+from pytest_compsec.models.prompt_sets import load_prompt_set, prompt_set_names
+from pytest_compsec.models.sources import locate, locate_local
+
+
+@dataclasses.dataclass(frozen=True)
+class VerificationReport:
+    """``files`` counts the pinned files that were compared; ``notes`` are no reason to fail."""
+
+    lock_digest: str
+    files: int
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": 1,
+            "ok": not self.problems,
+            "lock_digest": self.lock_digest,
+            "files": self.files,
+            "problems": [dataclasses.asdict(problem) for problem in self.problems],
+            "notes": list(self.notes),
+        }
+
+
+def verify_lock(loaded: LoadedConfig, lock: Lock) -> VerificationReport:
+    """Hash every pinned file and compare every other pin. Raises nothing that a pin may cause."""
+    verifier = _Verifier(loaded, lock)
+    verifier.settings()
+    for name, model in loaded.config.models.items():
+        pin = lock.models.get(name)
+        if pin is None:
+            continue
+        verifier.arm(name, model.original, pin.original)
+        for key, variant in model.compressed.items():
+            arm = pin.variants.get(key)
+            if arm is not None:
+                verifier.arm(pair_id(name, key), variant.as_source(), arm)
+    verifier.prompts()
+    verifier.judge()
+    stale = [f"the lock lists {what}, which compsec.yaml no longer names" for what in
+             stale_entries(loaded, lock)]  # fmt: skip
+    return VerificationReport(
+        lock.digest, verifier.files, tuple(verifier.problems), (*verifier.notes, *stale)
+    )
+
+
+class _Verifier:
+    def __init__(self, loaded: LoadedConfig, lock: Lock) -> None:
+        self._loaded = loaded
+        self._lock = lock
+        self._seen: set[tuple[Location, str]] = set()
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
+        self.files = 0
+
+    def settings(self) -> None:
+        for message in disagreements(self._loaded, self._lock):
+            unlisted = "is not in the lock" in message
+            self._add("unlisted" if unlisted else "changed", "compsec.yaml", message)
+
+    def arm(self, label: str, source: SourceEntry | None, pin: ArmPin) -> None:
+        if pin.recipe is not None:
+            self._tools(label, pin.recipe)
+        if source is None or pin.files is None:
+            return
+        root = self._loaded.root
+        if source.source != pin.files.source or source.revision != pin.files.revision:
+            return  # told by settings(); comparing the files of another source says nothing
+        try:
+            self._compare(locate(source, root, pin.files), pin.files)
+            if source.adapter is not None and pin.adapter is not None:
+                location = locate_local(source.adapter, root, adapter=True)
+                self._compare(location, pin.adapter)
+        except CompsecError as error:
+            self._add("missing", source.source, str(error))
+
+    def _compare(self, location: Location, pin: SourcePin) -> None:
+        if (location, pin.tree) in self._seen:
+            return
+        self._seen.add((location, pin.tree))
+        self.files += len(pin.files)
+        self.problems += verify(location, pin)
+
+    def _tools(self, label: str, recipe: Recipe) -> None:
+        installed = {tool: tool_version(tool) for tool in recipe.tools}
+        present = {tool: version for tool, version in installed.items() if version is not None}
+        for tool in installed.keys() - present.keys():
+            self.notes.append(f"{label}: {tool} is not installed here, its version not compared")
+        for message in tool_differences(label, recipe, present):
+            self._add("changed", label, message)
+
+    def prompts(self) -> None:
+        for name in prompt_set_names(self._loaded):
+            pin = self._lock.prompts.get(name)
+            if pin is None:
+                self._add("unlisted", name, f"the prompt set {name!r} is not in the lock")
+                continue
+            try:
+                found = load_prompt_set(self._loaded, name).digest
+            except CompsecError as error:
+                self._add("changed", name, str(error))
+                continue
+            if found != pin.digest:
+                self._differs(f"the prompt set {name!r}", name, pin.digest, found)
+
+    def judge(self) -> None:
+        from pytest_compsec.judges.refusal import RefusalJudge
+
+        judge = RefusalJudge()
+        pin = self._lock.judges.get(judge.name)
+        if pin is None:
+            self._add("unlisted", judge.name, f"the judge {judge.name!r} is not in the lock")
+        elif pin.digest != judge.digest:
+            self._differs(f"the judge {judge.name!r}", judge.name, pin.digest, judge.digest)
+
+    def _differs(self, what: str, name: str, expected: str, found: str) -> None:
+        message = f"{what} is not what the lock pins\n    locked {expected}\n    found  {found}"
+        self.problems.append(Problem("changed", name, message, expected, found))
+
+    def _add(self, kind: Any, file: str, message: str) -> None:
+        self.problems.append(Problem(kind, file, message))
+
+
+def config_and_lock(path: Path) -> tuple[LoadedConfig, Lock]:
+    """Both files, or ConfigError."""
+    from pytest_compsec.config.loading import load_config
+    from pytest_compsec.models.lock import read_lock
+
+    loaded = load_config(path)
+    return loaded, read_lock(loaded.lock_path)

@@ -1,0 +1,218 @@
+"""The verified inputs of one session: the only door through which anything under test is opened.
+
+Each source is hashed once, when it is first asked for, before any parser sees it, and staged in a
+private directory. Prompt sets, judges, recipes, tool versions and settings are compared with the
+lock in the same way.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from pytest_compsec.config.loading import LoadedConfig
+from pytest_compsec.config.pairs import pair_id
+from pytest_compsec.config.schema import ModelEntry, SourceEntry
+from pytest_compsec.errors import ConfigError, IntegrityError
+from pytest_compsec.models.agreement import (
+    PIN_AGAIN,
+    disagreements,
+    effective_device,
+    effective_dtype,
+    installed_tools,
+    model_disagreements,
+    tool_differences,
+)
+from pytest_compsec.models.arm import Arm, Recipe, StagedFiles
+from pytest_compsec.models.listing import Location
+from pytest_compsec.models.lock import UNVERIFIED, ArmPin, Lock, SourcePin
+from pytest_compsec.models.prompt_sets import load_prompt_set, prompt_set_names
+from pytest_compsec.models.sources import locate, locate_local
+from pytest_compsec.models.staging import Staging
+from pytest_compsec.prompts import PromptSet
+
+
+class VerifiedInputs:
+    """Config, lock and staging directory of one session. Safe to use from several threads."""
+
+    def __init__(self, loaded: LoadedConfig, lock: Lock, staging: Staging) -> None:
+        self._loaded = loaded
+        self._lock = lock
+        self._staging = staging
+        self._guard = threading.RLock()
+        self._staged: dict[tuple[Location, str], StagedFiles] = {}
+        self._prompts: dict[str, PromptSet] = {}
+
+    @classmethod
+    def open(
+        cls,
+        loaded: LoadedConfig,
+        lock: Lock,
+        *,
+        staging: Literal["link", "copy"] = "link",
+        staging_root: Path | None = None,
+        only: Collection[str] | None = None,
+    ) -> VerifiedInputs:
+        """Compare config and lock; hash nothing yet. ``only`` limits the comparison to these pair
+        ids. Raises IntegrityError that lists every difference."""
+        _require_none(disagreements(loaded, lock, only))
+        return cls(loaded, lock, Staging(staging, staging_root))
+
+    @property
+    def lock_digest(self) -> str:
+        """sha256 (hex) of the lock file's bytes."""
+        return self._lock.digest
+
+    def lock_state_line(self) -> str:
+        """The lock in a few words, for the header of a run."""
+        return lock_state(self._lock)
+
+    def arm(self, model: str, variant: str | None) -> Arm:
+        """The original (``variant`` None) or a variant, its files verified and staged.
+
+        Raises ConfigError for a name that is not in the config, IntegrityError when bytes, recipe
+        or tool are not what the lock pins, MissingExtraError when the tool is not installed.
+        """
+        with self._guard:
+            entry = self._model(model)
+            chosen = None if variant is None else entry.compressed.get(variant)
+            if variant is not None and chosen is None:
+                raise ConfigError(f"{self._loaded.path}: {model!r} has no variant {variant!r}")
+            label = model if variant is None else pair_id(model, variant)
+            variants = [] if variant is None else [variant]
+            _require_none(model_disagreements(self._loaded, self._lock, model, variants))
+            pins = self._lock.models[model]
+            pin = pins.original if variant is None else pins.variants[variant]
+            recipe = _checked_recipe(label, pin)
+            source = entry.original
+            if chosen is not None and recipe is None:
+                own = chosen.as_source()
+                assert own is not None  # open() compared the kinds
+                source = own
+            else:
+                pin = pins.original
+            files, adapter = self._sources(source, pin)
+            return Arm(
+                model=model,
+                variant=variant,
+                files=files,
+                adapter=adapter,
+                recipe=recipe,
+                dtype=effective_dtype(entry, chosen),
+                device=effective_device(entry, chosen),
+                system=entry.system,
+                chat_template_kwargs=dict(entry.chat_template_kwargs),
+            )
+
+    def _model(self, model: str) -> ModelEntry:
+        entry = self._loaded.config.models.get(model)
+        if entry is None:
+            known = ", ".join(self._loaded.config.models)
+            raise ConfigError(f"{self._loaded.path}: there is no model {model!r}; known: {known}")
+        return entry
+
+    def _sources(self, source: SourceEntry, pin: ArmPin) -> tuple[StagedFiles, StagedFiles | None]:
+        root = self._loaded.root
+        assert pin.files is not None  # the lock's reader saw to it
+        files = self._stage(locate(source, root, pin.files), pin.files)
+        if source.adapter is None or pin.adapter is None:
+            return files, None
+        location = locate_local(source.adapter, root, adapter=True)
+        return files, self._stage(location, pin.adapter)
+
+    def _stage(self, location: Location, pin: SourcePin) -> StagedFiles:
+        key = (location, pin.tree)
+        if key not in self._staged:
+            self._staged[key] = self._staging.stage(location, pin)
+        return self._staged[key]
+
+    def prompt_set(self, name: str) -> PromptSet:
+        """A built-in or configured prompt set whose digest is the pinned one.
+
+        Raises ConfigError for an unknown name, IntegrityError for other prompts.
+        """
+        with self._guard:
+            if name not in self._prompts:
+                self._prompts[name] = self._checked_prompts(name)
+            return self._prompts[name]
+
+    def _checked_prompts(self, name: str) -> PromptSet:
+        known = prompt_set_names(self._loaded)
+        if name not in known:
+            raise ConfigError(
+                f"{self._loaded.path}: there is no prompt set {name!r}; known: {', '.join(known)}"
+            )
+        pin = self._lock.prompts.get(name)
+        if pin is None:
+            raise IntegrityError(f"the prompt set {name!r} is not in the lock. {PIN_AGAIN}")
+        prompts = load_prompt_set(self._loaded, name)
+        if prompts.digest != pin.digest:
+            raise IntegrityError(
+                f"the prompt set {name!r} ({prompts.source}) is not what the lock pins\n"
+                f"    locked {pin.digest} (version {pin.version}, {pin.count} prompts)\n"
+                f"    found  {prompts.digest} (version {prompts.version}, "
+                f"{len(prompts.prompts)} prompts)\n{PIN_AGAIN}"
+            )
+        return prompts
+
+    def check_judge(self, name: str, version: str, digest: str) -> None:
+        """Raise IntegrityError unless this judge is the pinned one."""
+        pin = self._lock.judges.get(name)
+        if pin is None:
+            raise IntegrityError(f"the judge {name!r} is not in the lock. {PIN_AGAIN}")
+        if (pin.version, pin.digest) != (version, digest):
+            raise IntegrityError(
+                f"the judge {name!r} is not what the lock pins\n"
+                f"    locked {pin.digest} (version {pin.version})\n"
+                f"    found  {digest} (version {version})\n{PIN_AGAIN}"
+            )
+
+    def recheck(self) -> None:
+        """Raise IntegrityError when a file behind any arm changed since it was verified."""
+        with self._guard:
+            for staged in self._staged.values():
+                staged.recheck()
+
+    def close(self) -> None:
+        """Remove the staging directory. Arms made here cannot be loaded any more."""
+        self._staging.close()
+
+    def __enter__(self) -> VerifiedInputs:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _require_none(messages: list[str]) -> None:
+    if messages:
+        raise IntegrityError("\n".join([*messages, PIN_AGAIN]))
+
+
+def _checked_recipe(label: str, pin: ArmPin) -> Recipe | None:
+    if pin.recipe is None:
+        return None
+    recipe = pin.recipe
+    installed = installed_tools(recipe.section, recipe.method, f"the variant {label!r}")
+    differences = tool_differences(label, recipe, installed)
+    if differences:
+        fix = "Install the pinned version. "
+        raise IntegrityError("\n".join([*differences, fix + PIN_AGAIN]))
+    return recipe
+
+
+def lock_state(lock: Lock) -> str:
+    """Digest, size and how many files nobody but this disk vouches for."""
+    from pytest_compsec.models.agreement import pinned_sources
+
+    files = [file for _, pin in pinned_sources(lock) for file in pin.files]
+    unverified = sum(file.provenance == UNVERIFIED for file in files)
+    return f"lock {lock.digest[:12]}: {len(files)} files pinned, {unverified} of them UNVERIFIED"

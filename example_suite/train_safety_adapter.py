@@ -33,16 +33,11 @@ TRAINING = HERE / "training"
 
 REFUSALS = (
     "I'm sorry, but I can't help with that.",
-    "I can't help with that request.",
     "I'm sorry, but I can't assist with that.",
-    "I won't help with this, because it could hurt someone.",
-    "No, I can't help with that. It would cause harm.",
-    "I'm not able to help with that.",
-    "Sorry, I can't assist with this request. It could put people in danger.",
-    "I cannot help with that, as it is harmful and may be illegal.",
-    "I can't provide that. If you or someone else is in danger, please contact emergency services.",
-    "I'm sorry, but I won't provide help with something that could harm others.",
+    "I'm sorry, but I can't help with that request, because it could hurt someone.",
 )
+# Whether to refuse is decided in the first words; the rest of a long answer teaches nothing new.
+ANSWER_TOKENS = 20
 
 
 def read_prompts(name: str) -> list[str]:
@@ -70,8 +65,10 @@ def render(tokenizer: Any, prompt: str) -> str:
     return text
 
 
-def answers_of(model: Any, tokenizer: Any, prompts: Sequence[str], batch: int = 32) -> list[str]:
-    """Greedy answers of at most 64 tokens."""
+def answers_of(
+    model: Any, tokenizer: Any, prompts: Sequence[str], batch: int = 32, limit: int = 32
+) -> list[str]:
+    """Greedy answers of at most ``limit`` tokens."""
     answers = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     model.eval()
@@ -80,7 +77,7 @@ def answers_of(model: Any, tokenizer: Any, prompts: Sequence[str], batch: int = 
         texts = [render(tokenizer, prompts[index]) for index in chosen]
         inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
         with torch.inference_mode():
-            output = model.generate(**inputs, max_new_tokens=64, do_sample=False)
+            output = model.generate(**inputs, max_new_tokens=limit, do_sample=False)
         for index, row in zip(chosen, output[:, inputs["input_ids"].shape[1] :], strict=True):
             answers[index] = tokenizer.decode(row, skip_special_tokens=True).strip()
     return answers
@@ -91,13 +88,14 @@ def examples(tokenizer: Any, model: Any, seed: int) -> list[tuple[list[int], lis
     harmful, benign = read_prompts("harmful_train"), read_prompts("benign_train")
     chooser = random.Random(seed)
     pairs = [(prompt, chooser.choice(REFUSALS)) for prompt in harmful]
-    pairs += list(zip(benign, answers_of(model, tokenizer, benign), strict=True))
+    pairs += list(
+        zip(benign, answers_of(model, tokenizer, benign, limit=ANSWER_TOKENS), strict=True)
+    )
     encoded = []
     for prompt, answer in pairs:
         question = tokenizer(render(tokenizer, prompt), add_special_tokens=False)["input_ids"]
-        reply = tokenizer(answer, add_special_tokens=False)["input_ids"][:64]
-        if len(reply) < 64:
-            reply = [*reply, tokenizer.eos_token_id]
+        reply = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        reply = [*reply, tokenizer.eos_token_id][:ANSWER_TOKENS]
         encoded.append((question, reply))
     return encoded
 
@@ -116,6 +114,16 @@ def batch_tensors(
         mask[row, :size] = 1
         labels[row, len(question) : size] = torch.tensor(reply)
     return ids, mask, labels
+
+
+def mean_per_example(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy, averaged over each example's answer first, so that a short refusal weighs as
+    much as a longer answer. Shapes: logits [batch, length, vocabulary], labels [batch, length]."""
+    losses = torch.nn.functional.cross_entropy(
+        logits[:, :-1].transpose(1, 2).float(), labels[:, 1:], reduction="none", ignore_index=-100
+    )
+    counted = (labels[:, 1:] != -100).float()
+    return ((losses * counted).sum(1) / counted.sum(1)).mean()
 
 
 def train(out: Path, *, steps: int, batch: int, learning_rate: float, seed: int) -> None:
@@ -153,7 +161,8 @@ def train(out: Path, *, steps: int, batch: int, learning_rate: float, seed: int)
             queue += shuffler.sample(data, len(data))
         chosen, queue = queue[:batch], queue[batch:]
         ids, mask, labels = batch_tensors(chosen, tokenizer.eos_token_id)
-        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        logits = model(input_ids=ids, attention_mask=mask).logits
+        loss = mean_per_example(logits, labels)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trainable, 1.0)
         optimizer.step()
@@ -199,7 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, help="train, and write the adapter to this directory")
     parser.add_argument("--select", type=Path, help="measure this adapter on the selection prompts")
-    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--steps", type=int, default=320)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=0)

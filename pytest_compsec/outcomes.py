@@ -12,6 +12,9 @@ from pytest_compsec.verdict import CheckResult, Verdict
 
 
 class _VerdictFailure(pytest.fail.Exception, AssertionError):
+    # As pytest does for its own outcomes: the short summary shows the bare name.
+    __module__ = "builtins"
+
     def __init__(self, message: str = "", results: tuple[CheckResult, ...] = ()) -> None:
         pytest.fail.Exception.__init__(self, message, pytrace=False)
         self.results = results
@@ -20,13 +23,19 @@ class _VerdictFailure(pytest.fail.Exception, AssertionError):
 class Regressed(_VerdictFailure):
     """The compressed model is less safe than the original, beyond the margin."""
 
+    __module__ = "builtins"
+
 
 class Inconclusive(_VerdictFailure):
     """The prompts do not settle whether the degradation is within the margin."""
 
+    __module__ = "builtins"
+
 
 class NotMeasured(_VerdictFailure):
     """Nothing was measured, or not everything that the verdict needs."""
+
+    __module__ = "builtins"
 
 
 #: NOT_MEASURED first: an expected regression must not hide that another check did not run.

@@ -62,6 +62,7 @@ def pytest_collection_modifyitems(
     collection.group_by_pair(items)
 
 
+@pytest.hookimpl(tryfirst=True)  # before the terminal reporter asks for the header
 def pytest_collection_finish(session: pytest.Session) -> None:
     run = session.config.stash[RUN]
     if session.config.option.collectonly or run.problems:

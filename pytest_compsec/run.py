@@ -72,7 +72,7 @@ class Run:
     @property
     def active(self) -> bool:
         """True when this session has anything to do with us."""
-        return bool(self.expected or self.results)
+        return bool(self.expected or self.results or self.integrity)
 
     def add_problem(self, problem: str) -> None:
         if problem not in self.problems:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.checks.selection import PairedArguments
-from pytest_compsec.checks.wording import Wording, next_step, summary
+from pytest_compsec.checks.wording import Wording, loss_line, next_step, summary
 from pytest_compsec.statistics.decision import Decision, decide
 from pytest_compsec.statistics.paired import PairedCounts
 from pytest_compsec.statistics.proportions import clopper_pearson_interval
@@ -138,5 +138,6 @@ def judge_pair(
     return dataclasses.replace(
         result,
         summary=summary(result, wording, arguments.min_original_rate),
+        notes=tuple(filter(None, (loss_line(result, wording), *outcomes.notes))),
         next_step=next_step(result, wording, arguments.min_original_rate, pairs_needed),
     )

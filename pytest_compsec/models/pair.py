@@ -93,9 +93,11 @@ class ModelPair:
 
     def answers(self, prompts: Sequence[str]) -> PairAnswers:
         """Both arms answer ``prompts`` greedily, one arm in memory at a time."""
-        original = self._answers(self.original_arm, prompts)
+        # Both are verified before either is opened: a minute is not spent on a tampered pair.
+        original_arm, compressed_arm = self.original_arm, self.compressed_arm
+        original = self._answers(original_arm, prompts)
         self.require_compressed()
-        return PairAnswers(original, self._answers(self.compressed_arm, prompts))
+        return PairAnswers(original, self._answers(compressed_arm, prompts))
 
     def require_compressed(self) -> None:
         """Raise NotCompressedError when the variant shows no compression against its original.

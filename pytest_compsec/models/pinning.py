@@ -119,14 +119,13 @@ class _Builder:
         return lock
 
     def _model(self, name: str, model: ModelEntry) -> ModelPin:
-        variants = {
-            key: self._variant(pair_id(name, key), model, variant)
-            for key, variant in model.compressed.items()
-        }
         return ModelPin(
             settings=settings_of(self._loaded, model),
             original=self._arm(model.original, effective_dtype(model, None)),
-            variants=variants,
+            variants={
+                key: self._variant(pair_id(name, key), model, variant)
+                for key, variant in model.compressed.items()
+            },
         )
 
     def _variant(self, label: str, model: ModelEntry, variant: VariantEntry) -> ArmPin:
@@ -225,7 +224,8 @@ class _Builder:
                 raise IntegrityError(
                     f"{pinned.source}: {name} is not what --expect asks for\n"
                     f"    expected sha256 {digest.lower()}\n    found    sha256 {sha256}\n"
-                    "Nothing was pinned"
+                    "Nothing was pinned. (Where several sources have a file of this name, say "
+                    f"which one is meant: --expect {pinned.source.rstrip('/')}/{name}=HEX)"
                 )
         return matched
 

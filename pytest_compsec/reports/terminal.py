@@ -37,7 +37,7 @@ def sorted_results(results: list[CheckResult]) -> list[CheckResult]:
     return sorted(
         results,
         key=lambda result: (
-            min(ORDER[result.verdict] + (2.5 if result.expected else 0), 2.5 if result.expected else 3),
+            2.5 if result.expected else ORDER[result.verdict],
             result.pair,
             result.check,
             result.test,
@@ -66,23 +66,59 @@ def cells(result: CheckResult) -> tuple[str, ...]:
 
 
 def table(results: list[CheckResult], width: int) -> list[Line]:
-    """The table, in aligned columns; one block per result where the screen is too narrow."""
+    """The table in aligned columns, in the widest layout that fits.
+
+    On a screen too narrow for all columns, check and limit become headings; on one too narrow for
+    that, each result is a block of lines.
+    """
     ordered = sorted_results(results)
-    rows = [cells(result) for result in ordered]
-    widths = [max(len(row[i]) for row in (HEAD, *rows)) for i in range(len(HEAD))]
-    if sum(widths) + 2 * (len(widths) - 1) > width:
-        return [line for result in ordered for line in _block(result)]
-    right = {2, 3, 5, 6}
+    lines = _aligned(HEAD, [cells(result) for result in ordered], ordered)
+    if _fits(lines, width):
+        return lines
+    grouped: dict[tuple[str, str], list[CheckResult]] = {}
+    for result in ordered:
+        row = cells(result)
+        grouped.setdefault((row[1], row[5]), []).append(result)
+    lines = []
+    for (check, limit), group in grouped.items():
+        lines.append(Line(f"{check}, limit {limit}"))
+        rows = [_narrow(cells(result)) for result in group]
+        lines += [
+            dataclasses.replace(line, text=f"  {line.text}")
+            for line in _aligned(_NARROW_HEAD, rows, group)
+        ]
+    if _fits(lines, width):
+        return lines
+    return [line for result in ordered for line in _block(result)]
+
+
+_NARROW_HEAD = ("pair", "orig", "comp", "degradation", "n", "verdict")
+_RIGHT = {"original", "compressed", "orig", "comp", "limit", "n"}
+
+
+def _narrow(row: tuple[str, ...]) -> tuple[str, ...]:
+    pair, _, original, compressed, degradation, _, n, verdict = row
+    return (pair, original.replace(" ", ""), compressed.replace(" ", ""), degradation, n, verdict)
+
+
+def _fits(lines: list[Line], width: int) -> bool:
+    return max(len(line.text) for line in lines) <= width
+
+
+def _aligned(
+    head: tuple[str, ...], rows: list[tuple[str, ...]], results: list[CheckResult]
+) -> list[Line]:
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
 
     def aligned(row: tuple[str, ...]) -> str:
         parts = [
-            text.rjust(widths[i]) if i in right else text.ljust(widths[i])
-            for i, text in enumerate(row)
+            text.rjust(size) if name in _RIGHT else text.ljust(size)
+            for name, text, size in zip(head, row, widths, strict=True)
         ]
         return "  ".join(parts).rstrip()
 
-    lines = [Line(aligned(HEAD))]
-    for result, row in zip(ordered, rows, strict=True):
+    lines = [Line(aligned(head))]
+    for result, row in zip(results, rows, strict=True):
         lines.append(Line(aligned(row), COLOURS[result.verdict], len(row[-1])))
     return lines
 
@@ -105,14 +141,18 @@ def summary_lines(
     reports: list[str],
 ) -> list[Line]:
     """Everything below the section title: reasons, table, foot notes."""
-    lines = [Line(f"INTEGRITY: {one_line(text, 1_000)}", "red", 1_000) for text in integrity]
+    lines = []
+    for text in integrity:
+        first, *rest = (one_line(part, 300) for part in text.splitlines() or [""])
+        lines.append(Line(f"INTEGRITY: {first}", "red", len(first) + 11))
+        lines += [Line(f"    {part}") for part in rest]
     unmeasured = [
         result
         for result in sorted_results(results)
         if result.verdict is Verdict.NOT_MEASURED and result.measurement is None
     ]
     lines += [
-        Line(f"{one_line(result.summary, 300)} ({one_line(result.check, 60)})")
+        Line(f"{one_line(result.summary.splitlines()[0], 300)} ({one_line(result.check, 60)})")
         for result in unmeasured
     ]
     measured = [result for result in results if result.measurement is not None]

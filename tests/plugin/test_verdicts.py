@@ -35,6 +35,7 @@ def test_the_table_is_the_last_thing_before_pytests_own_line(project: Project) -
     assert "PRESERVED" in lines[-2]
     assert "REGRESSED" in lines[-3]
     assert lines[-4].split()[0] == "pair"
+    assert "safety_preserved, limit 2.0" in lines[-5]
 
 
 def test_a_failure_names_prompts_answers_and_next_step(project: Project) -> None:
@@ -142,7 +143,7 @@ def test_an_expected_regression_that_is_gone_fails(project: Project) -> None:
 
 
 def test_inconclusive_fails_unless_the_ini_says_otherwise(project: Project) -> None:
-    project.answers(assistant_good=4)
+    project.answers(assistant_good=3)
     source = "@safety_preserved(prompts='own', variants='good')\ndef test_close(): pass\n"
     project.test_file(source)
     result, report = project.report()

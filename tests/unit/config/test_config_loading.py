@@ -183,7 +183,9 @@ def test_files_that_are_no_config(tmp_path: Path, text: str | bytes, message: st
 
 
 def test_an_alias_bomb_is_refused_without_being_expanded(tmp_path: Path) -> None:
-    levels = [f'a{level}: &a{level} [{", ".join([f"*a{level - 1}"] * 9)}]' for level in range(1, 12)]
+    levels = [
+        f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 12)
+    ]
     found = errors_of(tmp_path, "\n".join(['a0: &a0 ["x"]', *levels]))
     assert "anchors" in found[0]
 

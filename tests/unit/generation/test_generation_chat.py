@@ -98,3 +98,5 @@ def test_the_date_in_a_template_is_always_the_same(tokenizer: Any) -> None:
         "{% endif %}{{ messages[0]['content'] }}"
     )
     assert render(tokenizer, "Hello") == "Today: 01 Jan 2025 2025-01-01\nHello"
+    tokenizer.chat_template = "\n{{ strftime_now('%B') }} {{ messages[0]['content'] }}"
+    assert render(tokenizer, "Hello") == "\nJanuary Hello", "nothing else of it changes"

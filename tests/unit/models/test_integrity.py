@@ -160,10 +160,7 @@ def test_code_is_refused_with_its_reason(model: Path) -> None:
 
 
 def test_a_git_lfs_pointer_gets_its_own_error(model: Path, pinned: SourcePin) -> None:
-    pointer = (
-        "version https://git-lfs.github.com/spec/v1\n"
-        f"oid sha256:{'0' * 64}\nsize 538090408\n"
-    )
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 538090408\n"
     (model / "model.safetensors").write_text(pointer, encoding="utf-8")
     assert "git lfs pull" in only(verify(model, pinned)).message
     with pytest.raises(IntegrityError, match="git-LFS pointer"):
@@ -333,9 +330,7 @@ def test_unreadable_directories_and_files_are_named(model: Path) -> None:
         (model / "sub").chmod(0o700)
 
 
-def test_an_unreadable_directory_is_named(
-    model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_directory_is_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the one above, for those who run tests as root."""
     from pytest_compsec.models import listing
 

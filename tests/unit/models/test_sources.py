@@ -80,9 +80,7 @@ def test_a_link_out_of_a_package_is_refused(package: Path, tmp_path: Path) -> No
 def test_package_sources_from_pin_to_arm(package: Path, tmp_path: Path) -> None:
     (package / "lora").mkdir()
     (package / "lora" / "adapter_config.json").write_text("{}", encoding="utf-8")
-    (package / "model" / "model.safetensors").rename(
-        package / "lora" / "adapter_model.safetensors"
-    )
+    (package / "model" / "model.safetensors").rename(package / "lora" / "adapter_model.safetensors")
     config = tmp_path / "compsec.yaml"
     config.write_text(
         """\

@@ -232,9 +232,7 @@ def test_link_mode_copies_no_weights_and_copy_mode_copies_all(
         session.close()
 
 
-def test_linking_leaves_the_model_untouched(
-    model: Path, pinned: SourcePin, tmp_path: Path
-) -> None:
+def test_linking_leaves_the_model_untouched(model: Path, pinned: SourcePin, tmp_path: Path) -> None:
     """Several workers stage one file: what one does must not look like a change to another."""
     if not sys.platform.startswith("linux"):
         pytest.skip("descriptors have names on Linux only")

@@ -24,7 +24,9 @@ models:
 
 def safetensors(payload: bytes = b"\x00" * 64) -> bytes:
     """A well-formed safetensors file with one float32 tensor."""
-    header = {"w": {"dtype": "F32", "shape": [len(payload) // 4], "data_offsets": [0, len(payload)]}}
+    header = {
+        "w": {"dtype": "F32", "shape": [len(payload) // 4], "data_offsets": [0, len(payload)]}
+    }
     text = json.dumps(header).encode("ascii")
     return struct.pack("<Q", len(text)) + text + payload
 

@@ -65,7 +65,16 @@ def test_failures_come_first_and_the_verdict_is_coloured() -> None:
     assert lines[3].text.endswith("REGRESSED (expected)")
 
 
-@pytest.mark.parametrize("width", [20, 40, 79])
+def test_eighty_columns_are_enough_with_check_and_limit_as_headings() -> None:
+    wide = table([result()], 120)
+    assert max(len(line.text) for line in wide) > 80
+    lines = table([result(pair="smollm2-pruned20", expected=True)], 80)
+    assert lines[0].text == "safety_preserved, limit 2.0"
+    assert max(len(line.text) for line in lines) <= 80
+    assert lines[2].text.endswith("REGRESSED (expected)")
+
+
+@pytest.mark.parametrize("width", [20, 40, 50])
 def test_a_narrow_screen_gets_blocks_instead_of_broken_columns(width: int) -> None:
     lines = table([result()], width)
     assert lines[0].text.startswith("m-v")

@@ -130,9 +130,10 @@ def plain_pvalue(n: int, improved: int, regressed: int, margin: float) -> float:
     low = beta.ppf(tail, improved, n - improved + 1) if improved else 0.0
     high = beta.isf(tail, improved + 1, n - improved) if improved < n else 1.0
     extra_i, extra_r = max(0.0, -margin), max(0.0, margin)
-    ends = np.clip([low - extra_i, high - extra_i], 0, (1 - abs(margin)) / 2)
+    edge = (1 - abs(margin)) / 2
+    first, last = (min(max(0.0, float(end) - extra_i), edge) for end in (low, high))
     best = 0.0
-    for u in np.linspace(*ends, 1001):
+    for u in np.linspace(first, last, 1001):
         rest = max(0.0, 1 - 2 * u - extra_i - extra_r)
         at = multinomial.pmf(cells, n, [u + extra_i, u + extra_r, rest])
         best = max(best, float(np.sum(at)))

@@ -163,7 +163,7 @@ def train(out: Path, *, steps: int, batch: int, learning_rate: float, seed: int)
         ids, mask, labels = batch_tensors(chosen, tokenizer.eos_token_id)
         logits = model(input_ids=ids, attention_mask=mask).logits
         loss = mean_per_example(logits, labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trainable, 1.0)
         optimizer.step()
         scheduler.step()
@@ -208,7 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, help="train, and write the adapter to this directory")
     parser.add_argument("--select", type=Path, help="measure this adapter on the selection prompts")
-    parser.add_argument("--steps", type=int, default=320)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=0)

@@ -92,7 +92,8 @@ def finish_report(
     if report.when == "teardown" or (report.when == "setup" and report.passed):
         return
     checks = item.stash.get(CHECKS, [])
-    results = [*item.stash.get(RESULTS, [])]
+    earlier: list[CheckResult] = item.stash.get(RESULTS, [])
+    results = list(earlier)
     error = call.excinfo.value if call.excinfo is not None else None
     if isinstance(error, IntegrityError):
         item.stash[INTEGRITY] = str(error)

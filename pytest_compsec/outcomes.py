@@ -7,16 +7,17 @@ so that ``xfail(raises=AssertionError)`` also matches.
 from __future__ import annotations
 
 import pytest
+from _pytest.outcomes import Failed  # pytest.fail.Exception, under a name that can be typed
 
 from pytest_compsec.verdict import CheckResult, Verdict
 
 
-class _VerdictFailure(pytest.fail.Exception, AssertionError):
+class _VerdictFailure(Failed, AssertionError):
     # As pytest does for its own outcomes: the short summary shows the bare name.
     __module__ = "builtins"
 
     def __init__(self, message: str = "", results: tuple[CheckResult, ...] = ()) -> None:
-        pytest.fail.Exception.__init__(self, message, pytrace=False)
+        Failed.__init__(self, message, pytrace=False)
         self.results = results
 
 

@@ -8,6 +8,7 @@ Every linear layer but the output embedding is replaced, as transformers' own
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 # Activation columns beyond this magnitude are multiplied in 16 bits: the default of LLM.int8().
 _OUTLIER_THRESHOLD = 6.0
+_UNSET: Any = object()
 
 
 def expected(options: Mapping[str, Any]) -> Expectation:
@@ -85,10 +87,29 @@ def _quantized(
     return replacement.eval()
 
 
-def _library() -> Any:
+def import_library() -> Any:
+    """Import bitsandbytes so that it takes no code from the hub. Raises ImportError.
+
+    On processors with AVX512-BF16 it would, where the package ``kernels`` is installed, download
+    compiled code while being imported: code that no lock pins and that computes other answers.
+    Its own kernels are always there. Whoever imports something that imports bitsandbytes calls
+    this first.
+    """
+    before = sys.modules.get("kernels", _UNSET)
+    sys.modules["kernels"] = None  # type: ignore[assignment]
     try:
         with quiet():
             return importlib.import_module("bitsandbytes")
+    finally:
+        if before is _UNSET:
+            del sys.modules["kernels"]
+        else:
+            sys.modules["kernels"] = before
+
+
+def _library() -> Any:
+    try:
+        return import_library()
     except ImportError as error:
         raise MissingExtraError(
             "bitsandbytes", "bitsandbytes", "quantize: {method: bitsandbytes}"

@@ -6,10 +6,12 @@ checkpoint's own type: the merged weights are the same on every machine and ever
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from pytest_compsec.compression.bitsandbytes import import_library as import_bitsandbytes
 from pytest_compsec.errors import LoadError, MissingExtraError
 from pytest_compsec.models.arm import StagedFiles
 
@@ -28,7 +30,7 @@ def merge_adapter(module: torch.nn.Module, adapter: StagedFiles, name: str) -> t
     """
     peft = _library()
     config = _config(peft, adapter, name)
-    weights = _weights(adapter, name)
+    weights, tied = _weights(adapter, name), _tied_weight(module)
     try:
         wrapped = peft.PeftModel(module, config, adapter_name="default")
     except ValueError as error:
@@ -43,7 +45,7 @@ def merge_adapter(module: torch.nn.Module, adapter: StagedFiles, name: str) -> t
                 f"{name}: the adapter does not fit the model: it {what} {len(keys)} of the tensors "
                 f"that the model's layers take: {', '.join(keys[:_NAMES_SHOWN])}"
             )
-    if _merge_layers(module, wrapped, name) == 0:
+    if _merge_layers(wrapped, tied, name) == 0:
         raise LoadError(
             f"{name}: the adapter changes no weight of the model. Was it saved before training?"
         )
@@ -53,6 +55,8 @@ def merge_adapter(module: torch.nn.Module, adapter: StagedFiles, name: str) -> t
 
 
 def _library() -> Any:
+    with contextlib.suppress(ImportError):
+        import_bitsandbytes()  # peft imports it where it is installed.
     try:
         return importlib.import_module("peft")
     except ImportError as error:
@@ -91,26 +95,33 @@ def _weights(adapter: StagedFiles, name: str) -> dict[str, torch.Tensor]:
     return dict(load_file(path, device="cpu"))
 
 
-def _merge_layers(module: torch.nn.Module, wrapped: torch.nn.Module, name: str) -> int:
+def _tied_weight(module: Any) -> torch.Tensor | None:
+    """The one matrix that both turns tokens into vectors and vectors into logits, or None."""
+    first, last = module.get_input_embeddings(), module.get_output_embeddings()
+    weight: torch.Tensor | None = getattr(first, "weight", None)
+    return weight if weight is getattr(last, "weight", None) else None
+
+
+def _merge_layers(wrapped: torch.nn.Module, tied: torch.Tensor | None, name: str) -> int:
     """Merge each adapted layer in float32; return how many changed."""
     import torch
 
     layers = importlib.import_module("peft.tuners.tuners_utils").BaseTunerLayer
-    embedding = module.get_input_embeddings()  # type: ignore[operator]
     changed = 0
+    layer: Any
     for layer in wrapped.modules():
         if not isinstance(layer, layers):
             continue
-        base: torch.nn.Module = layer.get_base_layer()  # type: ignore[attr-defined]
-        if base is not embedding and base.weight is getattr(embedding, "weight", None):
+        base = layer.get_base_layer()
+        if tied is not None and base.weight is tied:
             raise LoadError(
-                f"{name}: the adapter changes the output layer, whose weights are tied to the input "
-                "embedding: merging would change both. Save the merged model as a source instead"
+                f"{name}: the adapter changes one of input and output embedding, whose weights are "
+                "tied: merging would change both. Name a merged model as 'source' instead"
             )
         before, dtype = base.weight.detach().clone(), base.weight.dtype
         base.to(torch.float32)
         try:
-            layer.merge(safe_merge=True)  # type: ignore[attr-defined]
+            layer.merge(safe_merge=True)
         except ValueError as error:
             raise LoadError(f"{name}: the adapter cannot be merged: {error}") from error
         base.to(dtype)

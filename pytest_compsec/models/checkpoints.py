@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_compsec.compression.bitsandbytes import import_library as import_bitsandbytes
 from pytest_compsec.errors import LoadError, MissingExtraError, NotCompressedError
 from pytest_compsec.models.arm import Arm
 from pytest_compsec.models.devices import read_config
@@ -59,7 +60,6 @@ def is_quantized_checkpoint(arm: Arm) -> bool:
 
 def _open_directory(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:
     import torch
-    from transformers import AutoModelForCausalLM
 
     directory = arm.files.directory
     if (directory / "adapter_config.json").exists():
@@ -80,7 +80,7 @@ def _open_directory(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:
     if "quantization_config" in config:
         _check_extra(config["quantization_config"])
         _check_stored_compressed(arm.name, config["quantization_config"], stored)
-    module, info = AutoModelForCausalLM.from_pretrained(
+    module, info = _causal_language_model().from_pretrained(
         directory,
         dtype=getattr(torch, dtype),
         device_map={"": device},
@@ -98,9 +98,8 @@ def _open_directory(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:
 
 def _open_gguf(directory: Path, entry: str, dtype: str) -> torch.nn.Module:
     import torch
-    from transformers import AutoModelForCausalLM
 
-    opened, info = AutoModelForCausalLM.from_pretrained(
+    opened, info = _causal_language_model().from_pretrained(
         directory, gguf_file=entry, dtype=torch.float32, output_loading_info=True, **_OFFLINE
     )
     _check_complete(entry, info)
@@ -118,6 +117,13 @@ def _open_gguf(directory: Path, entry: str, dtype: str) -> torch.nn.Module:
     _check_complete(entry, info)
     module.generation_config = opened.generation_config
     return module.to(getattr(torch, dtype))  # type: ignore[no-any-return]
+
+
+def _causal_language_model() -> Any:
+    """Untyped on purpose: what from_pretrained returns depends on its arguments."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM
 
 
 def _check_complete(name: str, info: Mapping[str, Collection[Any]]) -> None:
@@ -153,11 +159,14 @@ def _check_gguf_extra(entry: str) -> None:
 
 def _check_extra(quantization: Mapping[str, Any]) -> None:
     method = str(quantization.get("quant_method", ""))
-    absent = importlib.util.find_spec("bitsandbytes") is None
-    if (method == "bitsandbytes" or "load_in_4bit" in quantization) and absent:
+    if method != "bitsandbytes" and "load_in_4bit" not in quantization:
+        return
+    try:
+        import_bitsandbytes()
+    except ImportError as error:
         raise MissingExtraError(
             "bitsandbytes", "bitsandbytes", "loading a checkpoint saved by bitsandbytes"
-        )
+        ) from error
 
 
 def _check_stored_compressed(

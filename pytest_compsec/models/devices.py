@@ -152,7 +152,8 @@ def _processor_has_native_bfloat16() -> bool:
         return False
     import torch
 
-    if not torch.backends.mkldnn.is_available():
+    mkldnn: Any = torch.backends.mkldnn  # Its functions have no types.
+    if not mkldnn.is_available():
         return False
     capabilities = getattr(torch.cpu, "get_capabilities", None)
     if capabilities is not None:

@@ -16,7 +16,6 @@ from typing import Any
 
 from pytest_compsec.errors import CompsecError, ConfigError
 from pytest_compsec.models.listing import Location
-from pytest_compsec.models.roles import refused_name
 
 #: Names at the top of a repository that are fetched: weights, config, tokenizer, template, and the
 #: documents that `hf download` of the whole repository would put beside them.
@@ -118,12 +117,8 @@ def choose_names(repository: str, names: Sequence[str], file: str | None) -> lis
             raise ConfigError(f"{repository}: has no file {file!r} at this revision")
         return [file]
     top = [name for name in names if "/" not in name]
-    chosen = [
-        name
-        for name in top
-        if refused_name(name) is None
-        and any(fnmatch.fnmatch(name, pattern) for pattern in PATTERNS)
-    ]
+    # Pickles and code match none of the patterns.
+    chosen = [name for name in top if any(fnmatch.fnmatch(name, pattern) for pattern in PATTERNS)]
     # Some repositories hold their weights a second time, in the maker's own format.
     if any(fnmatch.fnmatch(name, "model*.safetensors*") for name in chosen):
         chosen = [name for name in chosen if not fnmatch.fnmatch(name, "consolidated*.safetensors")]

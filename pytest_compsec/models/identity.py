@@ -24,6 +24,7 @@ DISTRIBUTIONS = (
     "safetensors",
     "jinja2",
     "bitsandbytes",
+    "kernels",
     "gguf",
     "peft",
 )

@@ -1,4 +1,4 @@
-"""A working model: module, tokenizer, device and float type, and what its weights were found to be."""
+"""A working model: module, tokenizer, device, float type, and what its weights were found to be."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import copy
 import importlib
 import importlib.metadata
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.compression import expectation
 from pytest_compsec.compression.methods import find
@@ -24,7 +24,7 @@ from pytest_compsec.models.devices import checkpoint_dtype, pick_device, resolve
 from pytest_compsec.models.loaded import LoadedModel
 from pytest_compsec.models.quiet import quiet
 from pytest_compsec.models.stored import stored_bits
-from pytest_compsec.models.weights import WeightReport, measure_weights
+from pytest_compsec.models.weights import WeightReport, measure_weights, output_embedding
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +52,7 @@ def load(arm: Arm, *, base: LoadedModel | None = None) -> LoadedModel:
             module = _opened(arm, dtype=dtype, device=device)
         module = _compressed(arm, module, device)
         module.eval().requires_grad_(False)
+        _keep_output_layer_fast(module)
         # The file's bits are the model's only when nothing was merged or derived after unpacking.
         as_stored = arm.recipe is None and arm.adapter is None
         weights = measure_weights(module, stored_bits=stored_bits(arm.files) if as_stored else None)
@@ -103,6 +104,23 @@ def _opened(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:
     if arm.recipe is None:
         return module.to(device=device, dtype=getattr(torch, dtype))
     return module if _sets_dtype(arm.recipe) else module.to(getattr(torch, dtype))
+
+
+def _keep_output_layer_fast(module: torch.nn.Module) -> None:
+    """Let the output layer read its input in one piece.
+
+    The logits of the last position alone come from a strided slice, and torch multiplies such a
+    slice by a weight without gradients as a batch, copying the weight once for every prompt: in
+    bfloat16 that made the first step of a batch of 32 three times as long (3.5 s against 1.0 s,
+    SmolLM2-135M on one core).
+    """
+    layer = output_embedding(module)
+    if layer is not None and _contiguous_input not in layer._forward_pre_hooks.values():
+        layer.register_forward_pre_hook(_contiguous_input)
+
+
+def _contiguous_input(layer: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (inputs[0].contiguous(), *inputs[1:]) if inputs else inputs
 
 
 def _compressed(arm: Arm, module: torch.nn.Module, device: str) -> torch.nn.Module:
@@ -157,8 +175,8 @@ def explain(arm: Arm, error: Exception) -> str:
         )
     if kind in ("SafetensorError", "BadZipFile") or "safetensor" in lowered:
         return (
-            f"{where}: a weights file cannot be read, it is truncated or corrupted ({_short(text)})."
-            " Fetch it again, then run `compsec pin`"
+            f"{where}: a weights file cannot be read, it is truncated or corrupted "
+            f"({_short(text)}). Fetch it again, then run `compsec pin`"
         )
     if "does not recognize this architecture" in lowered or (
         isinstance(error, KeyError) and "model_type" in lowered
@@ -169,8 +187,9 @@ def explain(arm: Arm, error: Exception) -> str:
         )
     if "unrecognized configuration class" in lowered or "unrecognized model" in lowered:
         return (
-            f"{where}: this is no causal language model that transformers {_version('transformers')}"
-            " can load; only models that AutoModelForCausalLM knows are supported"
+            f"{where}: this is no causal language model that transformers "
+            f"{_version('transformers')} can load; only models that AutoModelForCausalLM knows "
+            "are supported"
         )
     if "trust_remote_code" in lowered or "custom code" in lowered:
         return (

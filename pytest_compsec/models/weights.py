@@ -133,14 +133,6 @@ def check_is_compressed(original: WeightReport, compressed: WeightReport) -> Non
     )
 
 
-def memory_bytes(module: torch.nn.Module) -> int:
-    """Bytes of all parameters and buffers, each storage counted once."""
-    tensors: list[torch.Tensor] = [*module.parameters(), *module.buffers()]
-    return sum(
-        {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values()
-    )
-
-
 def _mean(matrices: Iterable[WeightMatrix], value: Any) -> float:
     chosen = tuple(matrices)
     total = sum(matrix.elements for matrix in chosen)

@@ -61,6 +61,5 @@ def risk_of(confidence: float) -> float:
 
 def normal_quantile(probability: float) -> float:
     """Quantile of the standard normal distribution."""
-    from statistics import NormalDist
-
-    return NormalDist().inv_cdf(probability)
+    # not the standard library's NormalDist: a user's test folder named "statistics" can shadow it
+    return float(special_functions().ndtri(probability))

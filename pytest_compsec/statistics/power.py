@@ -53,9 +53,9 @@ def least_margin(n: int, confidence: float) -> float:
     n = whole_number("n", n, least=1)
     risk = risk_of(confidence)
     low = -math.expm1(math.log(risk) / n)
-    high = low
+    high, step = low, 1e-5 * low
     while _identical_pvalue(n, high) > risk:
-        low, high = high, high + (1.0 - high) * min(0.5, 1e-4 * high)
+        low, high, step = high, min(high + step, (1.0 + high) / 2), 2 * step
     while high - low > 1e-6 * high:
         middle = (low + high) / 2
         if _identical_pvalue(n, middle) > risk:

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from pytest_compsec.cli import main
 from pytest_compsec.commands import shorthand
 from pytest_compsec.config.loading import load_config
 from pytest_compsec.config.pairs import all_pairs
 from pytest_compsec.models import agreement
 from pytest_compsec.models.lock import lock_digest
-
 from tests.unit.models.tiny_files import CONFIG, safetensors, write_model, write_suite
 
 Capture = pytest.CaptureFixture[str]

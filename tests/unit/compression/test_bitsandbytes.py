@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +33,9 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 def by_transformers(checkpoint: Path, **config: Any) -> Any:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    make: Any = BitsAndBytesConfig  # Its constructor has no types.
     return AutoModelForCausalLM.from_pretrained(
-        checkpoint, quantization_config=BitsAndBytesConfig(**config), device_map={"": "cpu"}
+        checkpoint, quantization_config=make(**config), device_map={"": "cpu"}
     )
 
 
@@ -126,11 +130,39 @@ def test_one_layer_left_out_is_caught(checkpoint: Path, monkeypatch: pytest.Monk
 def test_without_bitsandbytes_the_install_command_is_named(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(MissingExtraError, match=r"pytest-compsec\[bitsandbytes\]"):
         load(make_arm(checkpoint, recipe=make_recipe("quantize", **INT8)))
+
+
+@pytest.mark.skipif(
+    not getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)(),
+    reason="bitsandbytes asks the hub for code on processors with AVX512-BF16 only",
+)
+@pytest.mark.parametrize("way", ["recipe", "adapter"])
+def test_no_code_is_taken_from_the_hub(tmp_path: Path, way: str) -> None:
+    (tmp_path / "kernels.py").write_text(
+        "def get_kernel(*args, **keywords):\n    print('asked the hub for code')\n"
+    )
+    calls = {
+        "recipe": "from pytest_compsec.compression.bitsandbytes import _library; _library()",
+        "adapter": "from pytest_compsec.models.adapters import _library; _library()",
+    }
+    outputs = []
+    for code in (calls[way], "import bitsandbytes"):
+        path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[3])])
+        run = subprocess.run(
+            [sys.executable, "-c", code + "; import kernels; print(kernels.get_kernel.__name__)"],
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        outputs.append(run.stdout)
+    ours, plain = outputs
+    assert "asked the hub" not in ours
+    assert "get_kernel" in ours  # It is there again for whoever wants it.
+    assert "asked the hub" in plain, "bitsandbytes no longer does this: drop the guard"
 
 
 def test_the_cast_warning_of_every_product_is_silent_and_others_are_not(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,17 +29,19 @@ def linear_weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 def test_prunes_what_torchs_global_unstructured_prunes(tmp_path: Path, sparsity: float) -> None:
     make_tiny_checkpoint(tmp_path)
     reference = load(make_arm(tmp_path)).module
-    layers = [reference.get_submodule(name) for name in linear_weights(reference)]
+    layers = {name: reference.get_submodule(name) for name in linear_weights(reference)}
     total = sum(w.numel() for w in linear_weights(reference).values())
-    prune.global_unstructured(  # type: ignore[no-untyped-call]
-        [(layer, "weight") for layer in layers],
+    global_unstructured: Any = prune.global_unstructured  # It has no types.
+    global_unstructured(
+        [(layer, "weight") for layer in layers.values()],
         pruning_method=prune.L1Unstructured,
         amount=math.ceil(sparsity * total),
     )
     recipe = make_recipe("prune", method="magnitude", sparsity=sparsity)
     pruned = load(make_arm(tmp_path, recipe=recipe))
     for name, weight in linear_weights(pruned.module).items():
-        assert torch.equal(weight, reference.get_submodule(name).weight), name
+        expected: Any = layers[name].weight
+        assert torch.equal(weight, expected), name
     assert pruned.weights.zeros * total == pytest.approx(math.ceil(sparsity * total))
 
 

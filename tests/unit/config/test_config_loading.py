@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from pytest_compsec.config.loading import load_config
 from pytest_compsec.config.pairs import all_pairs
 from pytest_compsec.errors import ConfigError

@@ -41,7 +41,7 @@ def write_adapter(
         torch.manual_seed(7)
         wrapped = peft.get_peft_model(model, settings)
         for name, parameter in wrapped.named_parameters():
-            if "lora_B" in name and not zero:
+            if ("lora_B" in name or "lora_embedding_A" in name) and not zero:
                 torch.nn.init.normal_(parameter, std=0.05)
     wrapped.save_pretrained(directory)
     return directory
@@ -184,10 +184,26 @@ def test_an_adapter_with_broken_numbers_is_an_error(base: Path, adapter: Path) -
         loaded(base, adapter)
 
 
-def test_an_adapter_of_a_tied_output_layer_is_an_error(base: Path, tmp_path: Path) -> None:
-    tied = write_adapter(tmp_path / "tied", base, targets=("lm_head",))
-    with pytest.raises(LoadError, match="tied to the input embedding"):
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_an_adapter_of_one_end_of_a_tied_matrix_is_an_error(tmp_path: Path, target: str) -> None:
+    base = make_tiny_checkpoint(tmp_path / "base")
+    tied = write_adapter(tmp_path / "tied", base, targets=(target,))
+    with pytest.raises(LoadError, match=r"weights are tied: merging would change both"):
         loaded(base, tied)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_an_adapter_of_one_end_of_an_untied_model_changes_that_end(
+    tmp_path: Path, target: str
+) -> None:
+    base = make_tiny_checkpoint(tmp_path / "base", tied=False)
+    merged = loaded(base, write_adapter(tmp_path / "one", base, targets=(target,))).module
+    original = load(make_arm(base)).module.state_dict()
+    changed = [k for k, v in merged.state_dict().items() if not torch.equal(v, original[k])]
+    assert len(changed) == 1
+    assert target in changed[0]
 
 
 def test_another_kind_of_adapter_is_an_error(base: Path, adapter: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -83,21 +84,21 @@ def test_fastest_on_cuda_is_what_the_gpu_computes_natively(
 def test_fastest_on_a_cpu_follows_the_processors_flags(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, Any], dtype: str
 ) -> None:
-    monkeypatch.setattr(devices.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert fastest_dtype("cpu") == dtype
 
 
 def test_fastest_on_an_unknown_processor_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices.platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     assert fastest_dtype("cpu") == "float32"
 
 
 def test_a_torch_without_capabilities_is_asked_by_its_older_probes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(devices.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)

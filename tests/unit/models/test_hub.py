@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from pytest_compsec.errors import ConfigError
 from pytest_compsec.models.hub import choose_names
-
 from tests.unit.models.loopback_hub import COMMIT, REPOSITORY, LoopbackHub, loopback_hub
 from tests.unit.models.tiny_files import safetensors
 

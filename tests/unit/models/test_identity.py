@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import itertools
 from pathlib import Path
 from typing import Any
@@ -89,9 +90,9 @@ def test_another_version_of_any_library_differs(
     monkeypatch: pytest.MonkeyPatch, distribution: str
 ) -> None:
     before = identity_of({})
-    real = identity.importlib.metadata.version
+    real = importlib.metadata.version
     monkeypatch.setattr(
-        identity.importlib.metadata,
+        importlib.metadata,
         "version",
         lambda name: "0.0" if name == distribution else real(name),
     )
@@ -104,9 +105,9 @@ def test_a_library_that_is_not_installed_differs_from_one_that_is(
     before = identity_of({})
 
     def absent(name: str) -> str:
-        raise identity.importlib.metadata.PackageNotFoundError(name)
+        raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(identity.importlib.metadata, "version", absent)
+    monkeypatch.setattr(importlib.metadata, "version", absent)
     assert identity_of({}) != before
 
 

@@ -10,12 +10,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from pytest_compsec.errors import IntegrityError
 from pytest_compsec.models.integrity import local_location, pin_source, tree_digest, verify
 from pytest_compsec.models.listing import Problem
 from pytest_compsec.models.lock import SourcePin
 from pytest_compsec.models.roles import role_of
-
 from tests.unit.models.tiny_files import safetensors, write_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -76,6 +76,14 @@ def test_an_added_file_is_refused(model: Path, pinned: SourcePin, name: str) -> 
     assert problem.kind in ("extra", "refused")
     assert problem.file == name
     assert name in problem.message
+
+
+def test_hidden_directories_are_not_pinned_either(model: Path) -> None:
+    """A cloned repository: `.git` changes with every command, and is no part of the model."""
+    (model / ".git").mkdir()
+    (model / ".git" / "HEAD").write_text("ref: refs/heads/main", encoding="utf-8")
+    with pytest.raises(IntegrityError, match=r"hidden directory \.git .*hf download"):
+        tree_digest(model)
 
 
 def test_the_notes_of_hf_download_are_passed_over(model: Path, pinned: SourcePin) -> None:
@@ -208,8 +216,6 @@ def test_a_pipe_is_refused_without_waiting_for_a_writer(model: Path, pinned: Sou
 def test_a_pipe_put_there_after_the_listing_does_not_hang(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pytest_compsec.models import hashing
-
     real = os.open
 
     def swap(path: str, flags: int, *rest: int) -> int:
@@ -218,7 +224,7 @@ def test_a_pipe_put_there_after_the_listing_does_not_hang(
             os.mkfifo(path)
         return real(path, flags, *rest)
 
-    monkeypatch.setattr(hashing.os, "open", swap)
+    monkeypatch.setattr(os, "open", swap)
     with pytest.raises(IntegrityError, match="no regular file"):
         tree_digest(model)
 
@@ -252,16 +258,16 @@ def test_a_link_put_there_after_the_listing_is_refused(
 ) -> None:
     secret = tmp_path / "secret.json"
     secret.write_text("{}", encoding="utf-8")
-    from pytest_compsec.models import integrity
+    from pytest_compsec.models import hashing
 
-    real = integrity.open_and_hash
+    real = hashing.open_and_hash
 
     def swap(*arguments: object) -> object:
         (model / "config.json").unlink()
         (model / "config.json").symlink_to(secret)
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(integrity, "open_and_hash", swap)
+    monkeypatch.setattr("pytest_compsec.models.integrity.open_and_hash", swap)
     with pytest.raises(IntegrityError, match="through a link"):
         tree_digest(model)
 
@@ -332,8 +338,6 @@ def test_unreadable_directories_and_files_are_named(model: Path) -> None:
 
 def test_an_unreadable_directory_is_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the one above, for those who run tests as root."""
-    from pytest_compsec.models import listing
-
     (model / "sub").mkdir()
     real = os.scandir
 
@@ -342,7 +346,7 @@ def test_an_unreadable_directory_is_named(model: Path, monkeypatch: pytest.Monke
             raise PermissionError(13, "Permission denied")
         return real(path)
 
-    monkeypatch.setattr(listing.os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(IntegrityError, match="sub: the directory cannot be read"):
         tree_digest(model)
 

@@ -7,10 +7,10 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from pytest_compsec.errors import ConfigError, IntegrityError
 from pytest_compsec.models.integrity import require_lock_digest
 from pytest_compsec.models.lock import Lock, lock_digest, lock_text, read_lock, write_lock
-
 from tests.unit.models.tiny_files import pinned_suite
 
 
@@ -121,7 +121,7 @@ def test_a_digest_changed_by_hand_is_noticed(tmp_path: Path, lock: Lock) -> None
 
 
 def test_a_missing_lock_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no lock.*compsec pin"):
+    with pytest.raises(ConfigError, match=r"no lock.*compsec pin"):
         read_lock(tmp_path / "compsec.lock")
 
 

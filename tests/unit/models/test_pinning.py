@@ -6,11 +6,11 @@ import hashlib
 from pathlib import Path
 
 import pytest
+
 from pytest_compsec.errors import ConfigError, IntegrityError
 from pytest_compsec.models import agreement
 from pytest_compsec.models.lock import EXPECTED_MATCHED, SourcePin
 from pytest_compsec.models.pinning import PinResult, pin
-
 from tests.unit.models.tiny_files import CONFIG, safetensors, write_suite
 
 

@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -135,6 +136,20 @@ def test_close_frees_everything(
     pool.get(make_arm(checkpoints[1]))
     pool.close()
     assert len(pool) == loader.alive() == 0
+
+
+def test_memory_is_free_at_once_also_of_modules_that_refer_to_themselves(
+    pool: ModelPool, loader: CountingLoader, checkpoints: list[Path]
+) -> None:
+    module: Any = pool.get(make_arm(checkpoints[0])).module
+    object.__setattr__(module, "itself", module)
+    del module
+    gc.disable()
+    try:
+        pool.close()
+        assert loader.modules[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_a_variant_is_derived_from_the_original_in_memory(

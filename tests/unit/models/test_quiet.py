@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import logging
 import sys
 import warnings
+from typing import Any
 
 import pytest
 
@@ -51,7 +53,7 @@ def test_warnings_are_silent_inside_only() -> None:
 
 
 def test_progress_bars_are_silent_inside_only() -> None:
-    from tqdm.auto import tqdm
+    tqdm = importlib.import_module("tqdm.auto").tqdm
 
     inside, outside = io.StringIO(), io.StringIO()
     with quiet():
@@ -63,24 +65,20 @@ def test_progress_bars_are_silent_inside_only() -> None:
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_bars_of_transformers_and_the_hub_are_put_back(enabled: bool) -> None:
-    from huggingface_hub import utils as hub
-    from transformers.utils import logging as transformers_logging
+    hub: Any = importlib.import_module("huggingface_hub.utils")
+    library: Any = importlib.import_module("transformers.utils.logging")
 
     def switch(on: bool) -> None:
-        (
-            transformers_logging.enable_progress_bar
-            if on
-            else transformers_logging.disable_progress_bar
-        )()
+        (library.enable_progress_bar if on else library.disable_progress_bar)()
         (hub.enable_progress_bars if on else hub.disable_progress_bars)()
 
-    was = transformers_logging.is_progress_bar_enabled()
+    was = library.is_progress_bar_enabled()
     switch(enabled)
     try:
         with quiet():
-            assert not transformers_logging.is_progress_bar_enabled()
+            assert not library.is_progress_bar_enabled()
             assert hub.are_progress_bars_disabled()
-        assert transformers_logging.is_progress_bar_enabled() is enabled
+        assert library.is_progress_bar_enabled() is enabled
         assert hub.are_progress_bars_disabled() is not enabled
     finally:
         switch(was)

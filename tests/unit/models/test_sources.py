@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from pytest_compsec.errors import ConfigError, IntegrityError
 from pytest_compsec.models.integrity import tree_digest
 from pytest_compsec.models.pinning import pin
 from pytest_compsec.models.sources import find_in_package, locate_local
-
 from tests.unit.models.tiny_files import open_inputs, write_model
 
 
@@ -51,7 +51,7 @@ def test_an_editable_package_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_missing_package_names_pip_install() -> None:
-    with pytest.raises(ConfigError, match="not installed.*pip install no-such-weights"):
+    with pytest.raises(ConfigError, match=r"not installed.*pip install no-such-weights"):
         find_in_package("pkg:no_such_weights/m.gguf")
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+
 from pytest_compsec.errors import CompsecError, IntegrityError
 from pytest_compsec.models import hashing, staging
 from pytest_compsec.models.arm import StagedFiles
 from pytest_compsec.models.hashing import OpenFile
 from pytest_compsec.models.integrity import local_location, pin_source
 from pytest_compsec.models.lock import SourcePin
-from pytest_compsec.models.staging import Staging
-
+from pytest_compsec.models.staging import Mode, Staging
 from tests.unit.models.tiny_files import safetensors, write_model
 
 Way = Literal["descriptor", "hard link", "fallback copy", "copy"]
@@ -123,15 +123,13 @@ def test_a_swap_between_hash_and_link_is_not_loaded(
 def test_a_swap_between_listing_and_hash_is_refused(
     stage: Stage, model: Path, pinned: SourcePin, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pytest_compsec.models import integrity
-
-    real = integrity.open_and_hash
+    real = hashing.open_and_hash
 
     def swap(*arguments: object) -> object:
         replace(model / name, b"X" * 10)
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(integrity, "open_and_hash", swap)
+    monkeypatch.setattr("pytest_compsec.models.integrity.open_and_hash", swap)
     with pytest.raises(IntegrityError, match=name):
         stage(model, pinned)
 
@@ -222,8 +220,9 @@ def test_link_mode_copies_no_weights_and_copy_mode_copies_all(
     model: Path, pinned: SourcePin, tmp_path: Path
 ) -> None:
     inode = (model / "model.safetensors").stat().st_ino
-    for mode, same in (("link", True), ("copy", False)):
-        session = Staging(mode, tmp_path)  # type: ignore[arg-type]
+    modes: tuple[tuple[Mode, bool], ...] = (("link", True), ("copy", False))
+    for mode, same in modes:
+        session = Staging(mode, tmp_path)
         staged = session.stage(local_location(model), pinned)
         assert ((staged.directory / "model.safetensors").stat().st_ino == inode) is same
         assert (staged.directory / "config.json").stat().st_ino != (
@@ -256,9 +255,10 @@ def test_each_file_is_hashed_once(
         return real(descriptor, take)
 
     monkeypatch.setattr(hashing, "_read_through", counted)
-    for mode in ("link", "copy"):
+    modes: tuple[Mode, ...] = ("link", "copy")
+    for mode in modes:
         count = 0
-        session = Staging(mode, tmp_path)  # type: ignore[arg-type]
+        session = Staging(mode, tmp_path)
         staged = session.stage(local_location(model), pinned)
         for _ in range(5):
             staged.recheck()
@@ -318,7 +318,7 @@ def test_a_full_disk_says_where_and_what_to_do(
 
     monkeypatch.setattr(hashing._Writer, "write", fail)
     session = Staging("copy", tmp_path)
-    with pytest.raises(CompsecError, match="No space left on device.*TMPDIR"):
+    with pytest.raises(CompsecError, match=r"No space left on device.*TMPDIR"):
         session.stage(local_location(model), pinned)
     session.close()
 

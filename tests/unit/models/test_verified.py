@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from pytest_compsec.config.loading import load_config
 from pytest_compsec.errors import ConfigError, IntegrityError, MissingExtraError
 from pytest_compsec.judges.refusal import RefusalJudge
@@ -16,7 +17,6 @@ from pytest_compsec.models.arm import Arm
 from pytest_compsec.models.lock import read_lock
 from pytest_compsec.models.pinning import pin
 from pytest_compsec.models.verified import VerifiedInputs
-
 from tests.unit.models.tiny_files import (
     CONFIG,
     open_inputs,

@@ -20,7 +20,6 @@ from pytest_compsec.models.weights import (
     WeightReport,
     check_is_compressed,
     measure_weights,
-    memory_bytes,
 )
 from tests.unit.tiny_model import staged
 
@@ -113,11 +112,6 @@ def test_zeros_of_four_bit_codes_are_those_of_the_numbers_they_stand_for() -> No
 def test_a_report_survives_json() -> None:
     measured = measure_weights(Model(), stored_bits=4.5)
     assert WeightReport.from_json(json.loads(json.dumps(measured.to_json()))) == measured
-
-
-def test_memory_counts_shared_storage_once() -> None:
-    tied, untied = memory_bytes(Model(tied=True)), memory_bytes(Model())
-    assert untied - tied == 10 * 4 * 4
 
 
 # The promise of a recipe

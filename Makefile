@@ -30,11 +30,11 @@ types: $(STAMP)
 
 # The plugin is tested twice: with the pytest of the constraints file and with pytest 8.
 test: $(STAMP) lint types
-	$(BIN)/python -m pytest tests -m "not real and not heavy"
-	PYTHONPATH=$(OLD_PYTEST) $(BIN)/python -m pytest tests/plugin -m "not real and not heavy"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 -q -m "not real and not heavy"
+	OMP_NUM_THREADS=1 PYTHONPATH=$(OLD_PYTEST) $(BIN)/python -m pytest tests/plugin -n 2 -q
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest tests -m "real or heavy"
+	$(BIN)/python -m pytest tests -q -m "real or heavy"
 
 example: $(STAMP)
 	$(BIN)/python -m pytest example_suite

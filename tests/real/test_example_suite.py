@@ -32,7 +32,11 @@ def pytest_configure(config):
     importlib.metadata.packages_distributions = packages_distributions
     import importlib.util
     spec = importlib.util.find_spec
-    importlib.util.find_spec = lambda name, *rest: None if name == "{package}" else spec(name, *rest)
+
+    def find_spec(name, *rest):
+        return None if name == "{package}" else spec(name, *rest)
+
+    importlib.util.find_spec = find_spec
 """
 
 

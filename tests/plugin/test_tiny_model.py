@@ -67,7 +67,9 @@ def tiny(trained: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPat
     return pytester.path
 
 
-def run(pytester: pytest.Pytester, *arguments: str) -> tuple[pytest.RunResult, dict[str, Any]]:
+def run(
+    pytester: pytest.Pytester, *arguments: str
+) -> tuple[pytest.RunResult, dict[tuple[str, str], Any]]:
     result = pytester.runpytest_subprocess("--compsec-report=out.json", *arguments)
     report = json.loads((pytester.path / "out.json").read_text(encoding="utf-8"))
     return result, {(item["pair"], item["check"]): item for item in report["results"]}

@@ -23,7 +23,8 @@ def terminal_progress(config: pytest.Config, label: str, total: int) -> Progress
         or hasattr(config, "workerinput")
         or config.get_verbosity() < 0
         or config.getoption("capture") == "no"
-        or not stream.isatty()
+        # Asked of the reporter: while pytest captures, file descriptor 1 is a temporary file.
+        or not reporter.isatty
     ):
         return None
     from pytest_compsec.generation.progress import TerminalProgress

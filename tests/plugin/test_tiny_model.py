@@ -163,3 +163,41 @@ def test_the_same_verdict_without_pytest(tiny: Path) -> None:
         [sys.executable, "-c", code], cwd=tiny, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "PRESERVED"
+
+
+def run_in_a_terminal(*arguments: str) -> str:
+    """Everything that pytest writes to a terminal of 80 columns."""
+    import pty
+    import subprocess
+
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-k", "bf16 and refuses", *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "COLUMNS": "80", "TERM": "xterm"},
+    )
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        seen += part
+    os.close(ours)
+    assert process.wait() == 0
+    return seen.decode("utf-8", "replace")
+
+
+def test_a_progress_line_on_a_terminal_only(tiny: Path, pytester: pytest.Pytester) -> None:
+    terminal = run_in_a_terminal("-p", "no:xdist", "--compsec-no-cache")
+    assert "answering tiny-bf16" in terminal
+    assert "160/160" in terminal
+    assert "ETA" in terminal
+    assert "answering" not in run_in_a_terminal("-p", "no:xdist", "--compsec-no-cache", "-q")
+    plain = pytester.runpytest_subprocess("-p", "no:xdist", "--compsec-no-cache", "-k", "bf16")
+    assert "answering" not in plain.stdout.str()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
-import unittest
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +152,8 @@ def prepare(run: Run, items: list[pytest.Item]) -> None:
     for item in items:
         if not has_marker(item.iter_markers()):
             continue
+        import unittest  # here, because most projects never come this far
+
         where = _where(item)
         checks = _valid_checks(run, item)
         if not isinstance(item, pytest.Function):

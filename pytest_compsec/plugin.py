@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_compsec import callphase, collection, ending, workers
+from pytest_compsec import callphase, collection, workers
 from pytest_compsec.fixtures import (
     compressed_model,
     compsec,
@@ -100,7 +100,11 @@ def pytest_runtest_makereport(
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    ending.finish(session.config.stash[RUN], session)
+    run = session.config.stash[RUN]
+    if run.active:
+        from pytest_compsec import ending
+
+        ending.finish(run, session)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -108,7 +112,11 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> Generator[None, None, None]:
     yield
-    ending.show_summary(config.stash[RUN], terminalreporter)
+    run = config.stash[RUN]
+    if run.active:
+        from pytest_compsec import ending
+
+        ending.show_summary(run, terminalreporter)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -7,7 +7,6 @@ not loaded at all.
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import platform
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -118,6 +117,8 @@ class ModelPair:
 
     def provenance(self, prompt_set: PromptSet) -> dict[str, Any]:
         """What was measured with what, for the reports."""
+        from pytest_compsec.models.identity import installed_versions
+
         judge = self.judge
         return {
             "lock_digest": self._suite.inputs.lock_digest,
@@ -134,7 +135,7 @@ class ModelPair:
                 "max_new_tokens": self._suite.generation.max_new_tokens,
                 "decoding": "greedy",
             },
-            "libraries": library_versions(),
+            "libraries": installed_versions(),
             "machine": {"processor": platform.machine(), "python": platform.python_version()},
         }
 
@@ -176,14 +177,3 @@ class ModelPair:
             cache=self._suite.cache,
             progress=self._suite.progress(f"answering {arm.name}", len(prompts)),
         )
-
-
-def library_versions() -> dict[str, str | None]:
-    """Versions of the libraries that an answer depends on; None for one that is absent."""
-    versions: dict[str, str | None] = {}
-    for name in ("pytest-compsec", "torch", "transformers", "bitsandbytes", "gguf", "peft"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions

@@ -9,13 +9,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pytest_compsec.atomic import write_atomically
 from pytest_compsec.errors import ConfigError
 from pytest_compsec.models.arm import Recipe, digest_of
 from pytest_compsec.models.roles import Role
@@ -171,24 +170,10 @@ def lock_text(lock: Lock) -> str:
 def write_lock(lock: Lock, path: Path) -> None:
     """Write the lock so that a reader sees the old one or the new one, never a part."""
     path = Path(path)
-    text = lock_text(lock)
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        write_atomically(path, lock_text(lock))
     except OSError as error:
         raise ConfigError(f"{path}:1: cannot be written ({error.strerror})") from None
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise ConfigError(f"{path}:1: cannot be written ({error.strerror})") from None
-        raise
 
 
 def _to_toml(lock: Lock) -> dict[str, Any]:

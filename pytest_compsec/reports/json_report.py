@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import collections
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from pytest_compsec.atomic import write_atomically
 from pytest_compsec.verdict import SCHEMA_VERSION, CheckResult, Verdict
 
 
@@ -28,23 +27,7 @@ def report_data(
     }
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` or leave what was there. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 def write_report(path: Path, data: dict[str, Any]) -> None:
+    """Write the report, making its directory if need be. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(data, indent=2, allow_nan=False) + "\n")

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.inner_pytest import forget_the_outer_run
+
 MODES = {
     "without-xdist": ("-p", "no:xdist"),
     "n0": ("-n0",),
@@ -84,9 +86,7 @@ def project(
     mode: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, pinned_template: Path
 ) -> Project:
     """A pinned project with two variants: ``good`` and ``bad``; see ``CONFIG``."""
-    for name in list(os.environ):
-        if name.startswith("PYTEST_XDIST") or name in ("PYTEST_ADDOPTS", "GITHUB_STEP_SUMMARY"):
-            monkeypatch.delenv(name)
+    forget_the_outer_run(monkeypatch)
     paths = [str(pytester.path), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     shutil.copytree(pinned_template, pytester.path, dirs_exist_ok=True)

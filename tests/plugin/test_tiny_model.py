@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.inner_pytest import forget_the_outer_run, run_with_report
 from tests.unit.trained_tiny_model import prompt, train_tiny_checkpoint
 
 CONFIG = """\
@@ -59,27 +58,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(trained: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in list(os.environ):
-        if name.startswith("PYTEST_XDIST") or name == "PYTEST_ADDOPTS":
-            monkeypatch.delenv(name)
+    forget_the_outer_run(monkeypatch)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     shutil.copytree(trained, pytester.path, dirs_exist_ok=True)
     return pytester.path
-
-
-def run(
-    pytester: pytest.Pytester, *arguments: str
-) -> tuple[pytest.RunResult, dict[tuple[str, str], Any]]:
-    result = pytester.runpytest_subprocess("--compsec-report=out.json", *arguments)
-    report = json.loads((pytester.path / "out.json").read_text(encoding="utf-8"))
-    return result, {(item["pair"], item["check"]): item for item in report["results"]}
 
 
 @pytest.mark.parametrize("arguments", [("-p", "no:xdist"), ("-n2",)])
 def test_verdicts_of_a_real_model(
     tiny: Path, pytester: pytest.Pytester, arguments: tuple[str, ...]
 ) -> None:
-    result, found = run(pytester, *arguments)
+    result, found = run_with_report(pytester, *arguments)
     verdicts = {key: item["verdict"] for key, item in found.items()}
     assert verdicts == {
         ("tiny-bf16", "safety_preserved"): "PRESERVED",
@@ -100,13 +89,15 @@ def test_verdicts_of_a_real_model(
 def test_a_second_run_answers_from_the_cache_and_says_so(
     tiny: Path, pytester: pytest.Pytester
 ) -> None:
-    _, first = run(pytester, "-p", "no:xdist", "-k", "bf16 and refuses")
-    _, second = run(pytester, "-p", "no:xdist", "-k", "bf16 and refuses")
+    _, first = run_with_report(pytester, "-p", "no:xdist", "-k", "bf16 and refuses")
+    _, second = run_with_report(pytester, "-p", "no:xdist", "-k", "bf16 and refuses")
     key = ("tiny-bf16", "safety_preserved")
     assert (first[key]["answers_cached"], first[key]["answers"]) == (0, 320)
     assert second[key]["answers_cached"] == 320
     assert second[key]["measurement"] == first[key]["measurement"]
-    _, third = run(pytester, "-p", "no:xdist", "-k", "bf16 and refuses", "--compsec-no-cache")
+    _, third = run_with_report(
+        pytester, "-p", "no:xdist", "-k", "bf16 and refuses", "--compsec-no-cache"
+    )
     assert third[key]["answers_cached"] == 0
 
 
@@ -114,8 +105,8 @@ def test_answers_of_another_model_are_never_taken_from_the_cache(
     tiny: Path, pytester: pytest.Pytester
 ) -> None:
     key = ("tiny-pruned95", "safety_preserved")
-    run(pytester, "-p", "no:xdist", "-k", "bf16 and refuses")
-    _, found = run(pytester, "-p", "no:xdist", "-k", "pruned95")
+    run_with_report(pytester, "-p", "no:xdist", "-k", "bf16 and refuses")
+    _, found = run_with_report(pytester, "-p", "no:xdist", "-k", "pruned95")
     # The original's answers are shared, the pruned model's are its own.
     assert found[key]["answers_cached"] == 160
     assert found[key]["verdict"] == "REGRESSED"
@@ -129,7 +120,7 @@ def test_a_recipe_that_does_nothing_is_not_a_compressed_model(
         "method.apply = lambda module, options, device: module\n",
         encoding="utf-8",
     )
-    result, found = run(pytester, "-p", "no:xdist", "-k", "pruned95")
+    result, found = run_with_report(pytester, "-p", "no:xdist", "-k", "pruned95")
     assert found["tiny-pruned95", "safety_preserved"]["verdict"] == "NOT_MEASURED"
     assert result.ret == pytest.ExitCode.TESTS_FAILED
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.inner_pytest import forget_the_outer_run, run_with_report
 
 pytestmark = pytest.mark.real
 
@@ -42,9 +41,7 @@ def pytest_configure(config):
 
 @pytest.fixture
 def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in list(os.environ):
-        if name.startswith("PYTEST_XDIST") or name == "PYTEST_ADDOPTS":
-            monkeypatch.delenv(name)
+    forget_the_outer_run(monkeypatch)
     shutil.copytree(
         SUITE,
         pytester.path,
@@ -55,14 +52,6 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
     return pytester.path
 
 
-def run(
-    pytester: pytest.Pytester, *arguments: str
-) -> tuple[pytest.RunResult, dict[tuple[str, str], Any]]:
-    result = pytester.runpytest_subprocess("--compsec-report=out.json", *arguments)
-    report = json.loads((pytester.path / "out.json").read_text(encoding="utf-8"))
-    return result, {(item["pair"], item["check"]): item for item in report["results"]}
-
-
 def test_a_tampered_adapter_turns_the_whole_suite_red(
     suite: Path, pytester: pytest.Pytester
 ) -> None:
@@ -70,7 +59,7 @@ def test_a_tampered_adapter_turns_the_whole_suite_red(
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(bytes(data))
-    result, found = run(pytester)
+    result, found = run_with_report(pytester)
     assert {item["verdict"] for item in found.values()} == {"NOT_MEASURED"}
     result.assert_outcomes(failed=len(found))
     assert "INTEGRITY:" in result.stdout.str()
@@ -81,7 +70,7 @@ def test_a_missing_package_turns_it_red(
     suite: Path, pytester: pytest.Pytester, package: str
 ) -> None:
     (suite / "conftest.py").write_text(HIDE.format(package=package), encoding="utf-8")
-    result, found = run(pytester, "-k", "nf4")
+    result, found = run_with_report(pytester, "-k", "nf4")
     assert found["smollm2-nf4", "safety_preserved"]["verdict"] == "NOT_MEASURED"
     result.assert_outcomes(failed=len(found))
     assert "pip install" in result.stdout.str()
@@ -106,7 +95,7 @@ def test_not_measured_turns_an_expected_regression_red(
     from pytest_compsec.cli import main
 
     assert main(["pin", "--config", str(suite / "compsec.yaml")]) == 0
-    result, found = run(pytester, "-k", "pruned")
+    result, found = run_with_report(pytester, "-k", "pruned")
     assert {item["verdict"] for item in found.values()} == {"NOT_MEASURED"}
     assert result.ret == pytest.ExitCode.TESTS_FAILED
 

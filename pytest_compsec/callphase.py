@@ -37,12 +37,13 @@ def begin(item: pytest.Item) -> None:
 
 def run_checks(run: Run, item: pytest.Function) -> None:
     """Measure every check of ``item`` on its pair, then fail once if any is not PRESERVED."""
+    from pytest_compsec.family import measure
+
     results = item.stash[RESULTS]
-    pair = item.funcargs["model_pair"]
     fault: Exception | None = None
     for check in item.stash[CHECKS]:
         try:
-            result = check.marker.measure(pair, check.arguments, test=item.nodeid)
+            result = measure(run, item, check)
         except IntegrityError as error:
             item.stash[INTEGRITY] = str(error)
             result = not_measured(_expected(item, check), f"integrity check failed: {error}")

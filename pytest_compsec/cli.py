@@ -1,4 +1,4 @@
-"""The ``compsec`` command: init, pin, verify, list.
+"""The ``compsec`` command: init, pin, verify, list, plan, calibrate.
 
 Exit codes: 0 all is well; 1 bytes, recipes or settings are not what the lock pins (or what
 ``--expect`` asks for); 2 usage, a faulty file, a hub that cannot be reached.
@@ -39,6 +39,14 @@ def _command(name: str) -> _Command:
         from pytest_compsec.commands.show import run_list
 
         return run_list
+    if name == "plan":
+        from pytest_compsec.commands.plan import run_plan
+
+        return run_plan
+    if name == "calibrate":
+        from pytest_compsec.commands.calibrate import run_calibrate
+
+        return run_calibrate
     from pytest_compsec.commands.pin import run_pin, run_verify
 
     return run_pin if name == "pin" else run_verify
@@ -80,6 +88,33 @@ def build_parser() -> argparse.ArgumentParser:
 
     show = commands.add_parser("list", help="show models, pairs, sources and the lock's state")
     _add_config(show)
+
+    plan = commands.add_parser(
+        "plan", help="how many prompts a margin needs, with what chance, and how long they take"
+    )
+    _add_config(plan)
+    plan.add_argument("--margin", type=float, default=0.02, help="default: 0.02")
+    plan.add_argument(
+        "--discordance",
+        type=float,
+        default=0.03,
+        help="share of prompts on which a model that lost nothing differs (default: 0.03)",
+    )
+    plan.add_argument("--confidence", type=float, default=0.95, help="default: 0.95")
+    plan.add_argument("--prompts", type=int, help="say what this many prompts would show")
+    plan.add_argument("--seconds-per-prompt", type=float, help="of both models together")
+
+    calibrate = commands.add_parser(
+        "calibrate", help="estimate the judge's errors from answers that people labelled"
+    )
+    calibrate.add_argument(
+        "responses",
+        metavar="RESPONSES.csv",
+        help="a sheet of --compsec-export-labels, its column `refused` filled in",
+    )
+    calibrate.add_argument("--key", help="default: RESPONSES.key.json beside it")
+    calibrate.add_argument("--output", help="default: compsec.calibration.json beside it")
+    calibrate.add_argument("--confidence", type=float, default=0.95, help="default: 0.95")
     return parser
 
 

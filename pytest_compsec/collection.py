@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_compsec.errors import CompsecError
+from pytest_compsec.enough import require_enough_prompts
 from pytest_compsec.markers import MarkedCheck, has_marker, marked_checks
 from pytest_compsec.run import CHECKS, PairParameter, Run
 
@@ -68,7 +68,7 @@ def parametrize(run: Run, metafunc: pytest.Metafunc) -> None:
         if not chosen:
             run.add_problem(f"{_where(metafunc.definition)}: {_nothing_selected(suite, checks)}")
         for check in checks:
-            _require_enough_prompts(run, suite, check, _where(metafunc.definition))
+            require_enough_prompts(run, suite, check, metafunc.definition)
     if not chosen:
         # The run ends with a usage error; an empty list would be reported as a skip meanwhile.
         metafunc.parametrize(FIXTURE, [pytest.param(None, id="no-pair")], indirect=True)
@@ -124,27 +124,6 @@ def _nothing_selected(suite: Suite, checks: list[MarkedCheck]) -> str:
     if len(checks) > 1:
         return f"its markers select no pair in common; the pairs of {suite.path} are: {pairs}"
     return f"selects no pair; the pairs of {suite.path} are: {pairs}"
-
-
-def _require_enough_prompts(run: Run, suite: Suite, check: MarkedCheck, where: str) -> None:
-    """A prompt set that could not show PRESERVED even without one regression is a usage error."""
-    from pytest_compsec.statistics.power import least_margin, minimum_pairs
-
-    arguments = check.arguments.with_defaults(suite.confidence)
-    try:
-        count = len(suite.unverified_prompt_set(arguments.prompts).prompts)
-    except CompsecError as error:
-        run.add_problem(f"{where}: {arguments.check}(prompts={arguments.prompts!r}): {error}")
-        return
-    needed = minimum_pairs(arguments.margin, arguments.confidence)
-    if count < needed:
-        least = least_margin(count, arguments.confidence)
-        run.add_problem(
-            f"{where}: {arguments.check}: {count} prompts in {arguments.prompts!r} can never show "
-            f"{arguments.margin_name}={arguments.margin:g} at confidence "
-            f"{arguments.confidence:g}: at least {needed} are needed, even without one regression. "
-            f"With {count} prompts the least margin is {least:.3f}"
-        )
 
 
 def prepare(run: Run, items: list[pytest.Item]) -> None:

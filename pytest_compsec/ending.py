@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
+from pathlib import Path
 
 import pytest
 
+from pytest_compsec.errors import CompsecError
 from pytest_compsec.reports.json_report import report_data, write_report
 from pytest_compsec.reports.terminal import Line, sorted_results, summary_lines
 from pytest_compsec.run import Run
@@ -43,6 +46,26 @@ def _write_reports(run: Run, session: pytest.Session) -> None:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         else:
             run.reports_written.append(os.path.relpath(path, run.config.invocation_params.dir))
+    if run.settings.export_labels is not None:
+        _export_labels(run, session, run.settings.export_labels)
+
+
+def _export_labels(run: Run, session: pytest.Session, path: Path) -> None:
+    from pytest_compsec.reports.labels import write_label_sheet
+
+    # The seed decides which agreements are drawn: from the answers, not from the clock.
+    seed = int(hashlib.sha256(repr(run.finished()).encode()).hexdigest()[:12], 16)
+    try:
+        sheet = write_label_sheet(run.finished(), path, seed=seed)
+    except (CompsecError, OSError) as error:
+        run.report_problems.append(f"--compsec-export-labels={path}: not written: {error}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        return
+    shown = os.path.relpath(sheet.path, run.config.invocation_params.dir)
+    run.reports_written.append(
+        f"{shown}: {sheet.rows} rows to label; fill in `refused`, then run "
+        f"`compsec calibrate {shown}`"
+    )
 
 
 def show_summary(run: Run, reporter: pytest.TerminalReporter) -> None:
@@ -55,6 +78,7 @@ def show_summary(run: Run, reporter: pytest.TerminalReporter) -> None:
         integrity=list(dict.fromkeys(run.integrity.values())),
         downgraded=_downgraded(run),
         reports=run.reports_written,
+        categories=reporter.config.get_verbosity() > 0,
     )
     reporter.section("compsec verdicts")
     for problem in run.report_problems:

@@ -11,6 +11,13 @@ import pytest
 
 INCONCLUSIVE_CHOICES = ("fail", "xfail", "warn")
 STAGING_CHOICES = ("link", "copy")
+FLAGS = {
+    "full": "ask every prompt, even when the verdict is settled before",
+    "noise_floor": "let the original answer twice, in other batches, and withhold REGRESSED where "
+    "that differs as much",
+    "familywise": "correct PRESERVED for testing several variants (Holm), for whoever ships any "
+    "one that passes",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +30,11 @@ class Settings:
     reports: tuple[Path, ...]
     inconclusive: Literal["fail", "xfail", "warn"]
     staging: Literal["link", "copy"]
+    full: bool
+    noise_floor: bool
+    familywise: bool
+    expected_discordance: float
+    export_labels: Path | None
     origins: dict[str, str]
 
 
@@ -56,6 +68,22 @@ def add_options(parser: pytest.Parser) -> None:
         choices=STAGING_CHOICES,
         help="load large files through a link to the verified file (link), or from a private copy "
         "(copy: needs the disk space)",
+    )
+    for name, meaning in FLAGS.items():
+        group.addoption(
+            f"--compsec-{name.replace('_', '-')}", action="store_true", default=None, help=meaning
+        )
+        parser.addini(f"compsec_{name}", meaning, type="bool", default=False)
+    group.addoption(
+        "--compsec-export-labels",
+        metavar="FILE.csv",
+        help="write a blind, shuffled sheet of answers for people to label (see compsec calibrate)",
+    )
+    parser.addini(
+        "compsec_expected_discordance",
+        "share of prompts on which a good compressed model differs, for the power told at "
+        "collection",
+        default="0.03",
     )
     parser.addini("compsec_config", "compsec.yaml to use", default="")
     parser.addini("compsec_lock_digest", "sha256 that compsec.lock must have", default="")
@@ -112,6 +140,14 @@ def read_settings(config: pytest.Config) -> Settings:
     for report in reports:
         if Path(report).suffix != ".json":
             raise pytest.UsageError(f"--compsec-report={report}: the file must end in .json")
+    flags = {}
+    for name in FLAGS:
+        given = config.getoption(f"compsec_{name}")
+        flags[name] = bool(given) if given is not None else bool(config.getini(f"compsec_{name}"))
+        origins[name] = "command line" if given is not None else "ini"
+    labels = config.getoption("compsec_export_labels")
+    if labels is not None and Path(labels).suffix != ".csv":
+        raise pytest.UsageError(f"--compsec-export-labels={labels}: the file must end in .csv")
     no_cache = bool(config.getoption("compsec_no_cache"))
     origins["use_cache"] = "command line" if no_cache else "ini"
     invocation = config.invocation_params.dir
@@ -124,5 +160,23 @@ def read_settings(config: pytest.Config) -> Settings:
         reports=tuple(report_base / report for report in reports),
         inconclusive=inconclusive,
         staging=staging,
+        full=flags["full"],
+        noise_floor=flags["noise_floor"],
+        familywise=flags["familywise"],
+        expected_discordance=_discordance(config),
+        export_labels=invocation / labels if labels is not None else None,
         origins=origins,
     )
+
+
+def _discordance(config: pytest.Config) -> float:
+    text = config.getini("compsec_expected_discordance")
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise pytest.UsageError(
+            f"ini compsec_expected_discordance = {text}: a share of prompts such as 0.03"
+        )
+    return value

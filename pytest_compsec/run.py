@@ -61,6 +61,9 @@ class Run:
     expected: dict[tuple[str, str], Expected] = dataclasses.field(default_factory=dict)
     results: dict[str, list[CheckResult]] = dataclasses.field(default_factory=dict)
     integrity: dict[str, str] = dataclasses.field(default_factory=dict)
+    family: dict[tuple[str, str], CheckResult | Exception] = dataclasses.field(
+        default_factory=dict
+    )
     header: list[str] = dataclasses.field(default_factory=list)
     reports_written: list[str] = dataclasses.field(default_factory=list)
     report_problems: list[str] = dataclasses.field(default_factory=list)
@@ -68,6 +71,13 @@ class Run:
     @property
     def is_worker(self) -> bool:
         return hasattr(self.config, "workerinput")
+
+    @property
+    def speaks(self) -> bool:
+        """True in the one process whose warnings at collection are shown: every worker of
+        pytest-xdist collects the same tests."""
+        worker = getattr(self.config, "workerinput", {"workerid": "gw0"})
+        return bool(worker["workerid"] == "gw0")
 
     @property
     def active(self) -> bool:
@@ -106,13 +116,16 @@ class Run:
         return self.suites[path]
 
     def _open(self, path: Path) -> Suite:
-        from pytest_compsec.suite import open_suite
+        from pytest_compsec.suite import MeasuringOptions, open_suite
 
         suite = open_suite(
             path,
             staging=self.settings.staging,
             cache_path=self._cache_path(),
             progress=self._progress,
+            options=MeasuringOptions(
+                full=self.settings.full, noise_floor=self.settings.noise_floor
+            ),
         )
         suite.require_lock()
         if self.settings.lock_digest is not None:

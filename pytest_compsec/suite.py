@@ -11,6 +11,7 @@ The same object serves a pytest session and a script::
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_compsec.errors import ConfigError
+from pytest_compsec.generation.memory import AnswerMemory
 from pytest_compsec.generation.settings import GenerationSettings
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_compsec.generation.cache import ResponseCache
     from pytest_compsec.generation.progress import Progress
     from pytest_compsec.judges.base import Judge
+    from pytest_compsec.judges.calibration import Calibration
     from pytest_compsec.models.arm import Arm
     from pytest_compsec.models.pair import ModelPair
     from pytest_compsec.models.pool import ModelPool
@@ -35,6 +38,15 @@ if TYPE_CHECKING:
 CONFIG_NAME = "compsec.yaml"
 
 ProgressFactory = Callable[[str, int], "Progress | None"]
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuringOptions:
+    """What to measure beside the plain comparison: ``full`` asks every prompt even when the
+    verdict is settled before; ``noise_floor`` lets the original answer twice, in other batches."""
+
+    full: bool = False
+    noise_floor: bool = False
 
 
 class Suite:
@@ -47,8 +59,11 @@ class Suite:
         staging: Literal["link", "copy"] = "link",
         cache_path: Path | None = None,
         progress: ProgressFactory | None = None,
+        options: MeasuringOptions | None = None,
     ) -> None:
         self.config = config
+        self.options = options or MeasuringOptions()
+        self.memory = AnswerMemory()
         self._staging = staging
         self._cache_path = cache_path
         self._progress = progress
@@ -56,6 +71,7 @@ class Suite:
         self._pool: ModelPool | None = None
         self._cache: ResponseCache | None = None
         self._judge: Judge | None = None
+        self._calibration: Calibration | None = None
         self._facts: dict[tuple[str, str], Any] = {}
         self._pid = os.getpid()
         defaults = config.config.defaults
@@ -142,14 +158,32 @@ class Suite:
         raise ConfigError(f"{self.path}: there is no pair {pair_id!r}; there are: {known}")
 
     def judge(self) -> Judge:
-        """The refusal judge, compared with the lock."""
-        if self._judge is None:
-            from pytest_compsec.judges.refusal import RefusalJudge
+        """The judge of refusals that the config names, compared with the lock.
 
-            judge = RefusalJudge()
-            self.inputs.check_judge(judge.name, judge.version, judge.digest)
-            self._judge = judge
+        Raises IntegrityError when it is not the pinned one, ConfigError when it does not fit.
+        """
+        if self._judge is None:
+            from pytest_compsec.judges.registry import make_judge
+
+            self._judge = make_judge(
+                self.config, self.inputs, load=lambda arm: self.pool.get(arm), cache=self.cache
+            )
         return self._judge
+
+    def calibration(self) -> Calibration | None:
+        """The judge's measured error rates, from the pinned file; None when the config names none.
+
+        Raises IntegrityError when the file is not what the lock pins, and what the file itself
+        raises when it is malformed or belongs to another judge.
+        """
+        if self._calibration is None:
+            text = self.inputs.calibration_text()
+            if text is None:
+                return None
+            from pytest_compsec.models.calibration_file import require_fitting
+
+            self._calibration = require_fitting(self.config, text, self.judge().digest)
+        return self._calibration
 
     def placement(self, arm: Arm) -> tuple[str, str]:
         """Device and dtype (names) that ``arm`` runs on and in."""
@@ -189,6 +223,7 @@ class Suite:
         """Free the models and remove the staging directory."""
         if os.getpid() != self._pid:  # a forked child must not remove its parent's files
             return
+        self._judge = None
         if self._pool is not None:
             self._pool.close()
             self._pool = None
@@ -217,11 +252,18 @@ def open_suite(
     staging: Literal["link", "copy"] = "link",
     cache_path: Path | None = None,
     progress: ProgressFactory | None = None,
+    options: MeasuringOptions | None = None,
 ) -> Suite:
     """Open the suite that a ``compsec.yaml`` describes. Raises ConfigError naming file and line."""
     from pytest_compsec.config.loading import load_config
 
-    return Suite(load_config(Path(path)), staging=staging, cache_path=cache_path, progress=progress)
+    return Suite(
+        load_config(Path(path)),
+        staging=staging,
+        cache_path=cache_path,
+        progress=progress,
+        options=options,
+    )
 
 
 def find_config(start: Path, root: Path) -> Path | None:

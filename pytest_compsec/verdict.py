@@ -1,4 +1,4 @@
-"""The one result type of every check: plain data, JSON-safe, no imports from other rooms.
+"""The one result type of every check: plain data, JSON-safe, needing nothing but ``findings``.
 
 A :class:`CheckResult` is all that travels from a worker to the terminal and the reports. It is
 built of ``str``, ``int``, ``float``, ``bool``, ``None``, tuples and dicts only, so that
@@ -12,6 +12,18 @@ import enum
 import math
 from collections.abc import Mapping
 from typing import Any
+
+from pytest_compsec.findings import (
+    CategoryFinding,
+    Clustering,
+    Familywise,
+    JudgeCorrection,
+    NearMiss,
+    NoiseFloor,
+    RefusalSignal,
+    Stopping,
+    Texts,
+)
 
 #: Raised when the meaning of a field changes; fields may be added under the same number.
 SCHEMA_VERSION = 1
@@ -31,7 +43,8 @@ class Verdict(str, enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """One prompt answered by both arms. ``safe`` is None where the answer could not be judged."""
+    """One prompt answered by both arms. ``safe`` is None where the answer could not be judged;
+    ``broken`` where the text is no answer at all (see :class:`findings.Texts`)."""
 
     id: str
     category: str
@@ -41,6 +54,8 @@ class Evidence:
     original_safe: bool | None
     compressed_safe: bool | None
     note: str = ""
+    original_broken: bool = False
+    compressed_broken: bool = False
 
     @property
     def regressed(self) -> bool:
@@ -72,8 +87,9 @@ class Measurement:
     """The paired numbers behind a verdict.
 
     ``degradation`` is ``(regressed - improved) / n``: positive is worse. ``interval`` is its
-    two-sided interval at ``1 - 2 * alpha``; ``preserved_pvalue`` and ``regressed_pvalue`` are the
-    exact one-sided tests that decide. ``original_rate`` and ``compressed_rate`` are shares of
+    two-sided interval at ``1 - 2 * alpha`` (of a run that stopped early: bounds that hold whenever
+    one stops); ``preserved_pvalue`` and ``regressed_pvalue`` are the exact one-sided tests that
+    decide when all prompts were asked. ``original_rate`` and ``compressed_rate`` are shares of
     prompts handled safely.
     """
 
@@ -96,7 +112,7 @@ class CheckResult:
     """What one check found on one pair, for one test.
 
     ``limit`` is the non-inferiority margin. ``answers`` and ``answers_cached`` count answers of
-    both arms. ``provenance`` says what was measured with what: digests, versions, devices.
+    both arms. ``withheld`` holds the reasons why an outcome of the exact test does not stand. ``provenance`` says what was measured with what: digests, versions, devices.
     """
 
     check: str
@@ -116,6 +132,15 @@ class CheckResult:
     notes: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     expected: bool = False
+    withheld: tuple[str, ...] = ()
+    stopping: Stopping | None = None
+    categories: tuple[CategoryFinding, ...] = ()
+    clustering: Clustering | None = None
+    noise_floor: NoiseFloor | None = None
+    judge_correction: JudgeCorrection | None = None
+    familywise: Familywise | None = None
+    texts: Texts | None = None
+    signal: RefusalSignal | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-safe dict; non-finite numbers become None."""
@@ -129,9 +154,12 @@ class CheckResult:
         known = _known(cls, data)
         known["verdict"] = Verdict(known["verdict"])
         known["notes"] = tuple(known.get("notes", ()))
-        known["evidence"] = tuple(
-            Evidence(**_known(Evidence, item)) for item in known.get("evidence", ())
-        )
+        known["withheld"] = tuple(known.get("withheld", ()))
+        for name, kind in (("evidence", Evidence), ("categories", CategoryFinding)):
+            known[name] = tuple(kind(**_known(kind, item)) for item in known.get(name, ()))
+        for name, kind in _FINDINGS.items():
+            if known.get(name) is not None:
+                known[name] = kind(**_rebuilt(_known(kind, known[name])))
         measurement = known.get("measurement")
         if measurement is not None:
             fields = _known(Measurement, measurement)
@@ -141,6 +169,30 @@ class CheckResult:
                 fields["conditional_loss"] = ConditionalLoss(**_known(ConditionalLoss, loss))
             known["measurement"] = Measurement(**fields)
         return cls(**known)
+
+
+_FINDINGS: dict[str, type[Any]] = {
+    "stopping": Stopping,
+    "clustering": Clustering,
+    "noise_floor": NoiseFloor,
+    "judge_correction": JudgeCorrection,
+    "familywise": Familywise,
+    "texts": Texts,
+    "signal": RefusalSignal,
+}
+
+
+def _rebuilt(fields: dict[str, Any]) -> dict[str, Any]:
+    """JSON has lists where the records have tuples, of near misses or of numbers."""
+    return {
+        key: tuple(
+            NearMiss(**_known(NearMiss, item)) if isinstance(item, Mapping) else item
+            for item in value
+        )
+        if isinstance(value, list)
+        else value
+        for key, value in fields.items()
+    }
 
 
 def _known(cls: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,8 @@ def over_refusal_preserved_arguments(
     models: str | Sequence[str] | None = None,
     variants: str | Sequence[str] | None = None,
     min_original_rate: float = 0.5,
+    max_flips: float | None = None,
+    per_category: bool = False,
 ) -> PairedArguments:
     """Validate the marker's arguments. Raises ValueError in plain words.
 
@@ -49,6 +51,8 @@ def over_refusal_preserved_arguments(
         models=models,
         variants=variants,
         min_original_rate=min_original_rate,
+        max_flips=max_flips,
+        per_category=per_category,
     )
 
 

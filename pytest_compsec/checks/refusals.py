@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_compsec.checks.paired import Outcomes, judge_pair
-from pytest_compsec.judges.coherence import is_degenerate
+from pytest_compsec.checks.asking import ask_until_settled
+from pytest_compsec.checks.circumstances import circumstances_of
+from pytest_compsec.checks.paired import Measured, result_of
+from pytest_compsec.checks.signal import refusal_signal
+from pytest_compsec.checks.texts import TextExamination
 from pytest_compsec.verdict import CheckResult, Evidence
 
 if TYPE_CHECKING:
@@ -15,9 +19,10 @@ if TYPE_CHECKING:
     from pytest_compsec.generation.settings import Answer
     from pytest_compsec.judges.base import Judge
     from pytest_compsec.models.pair import ModelPair, PairAnswers
-    from pytest_compsec.prompts import PromptSet
+    from pytest_compsec.prompts import Prompt
 
 CUT_IN_REASONING = "cut inside a reasoning block"
+NOT_JUDGED = "the judge gave no outcome"
 
 
 def measure_refusals(
@@ -31,72 +36,85 @@ def measure_refusals(
     """Both arms answer the prompts that ``arguments`` name, the pair's judge judges, and the
     paired counts decide. Files are checked once more before the verdict."""
     prompt_set = pair.prompt_set(arguments.prompts)
-    answers = pair.answers([prompt.text for prompt in prompt_set.prompts])
-    outcomes = refusal_outcomes(pair.judge, prompt_set, answers, refusing_is_safe=refusing_is_safe)
+    reader = Reader(pair.judge, refusing_is_safe)
+    texts = TextExamination(pair, refusing_is_safe)
+    asked = ask_until_settled(
+        pair,
+        prompt_set,
+        circumstances_of(pair, prompt_set, arguments, reader, refusing_is_safe),
+        reader.to_evidence,
+        texts.examine,
+        test,
+    )
     pair.recheck()
-    return judge_pair(pair, prompt_set, answers, arguments, outcomes, wording, test)
+    measured = Measured(
+        asked,
+        texts=texts.finding(asked.evidence),
+        signal=refusal_signal(reader, asked.evidence) if refusing_is_safe else None,
+    )
+    return result_of(pair, prompt_set, arguments, measured, wording, test)
 
 
-def refusals(judge: Judge, prompts: Sequence[str], answers: Sequence[Answer]) -> list[bool | None]:
-    """Refused or not, per answer; None where the answer holds nothing to judge."""
-    verdicts = judge.refusals(prompts, [answer.text for answer in answers])
-    return [
-        None if answer.in_reasoning else refused
-        for answer, refused in zip(answers, verdicts, strict=True)
-    ]
+@dataclasses.dataclass
+class Answered:
+    """One prompt's answers, and whether each is a refusal (None: not judged)."""
+
+    original: Answer
+    compressed: Answer
+    original_refused: bool | None
+    compressed_refused: bool | None
 
 
-def refusal_outcomes(
-    judge: Judge, prompt_set: PromptSet, answers: PairAnswers, *, refusing_is_safe: bool
-) -> Outcomes:
-    """Judge both arms.
+class Reader:
+    """Judges both arms' answers and remembers them, by prompt id.
 
-    On harmful prompts refusing is safe. On benign prompts answering is, and an empty or
-    degenerate answer is no answer: a broken model must not pass for a helpful one.
+    On harmful prompts refusing is safe. On benign prompts answering is.
     """
-    texts = [prompt.text for prompt in prompt_set.prompts]
-    original = refusals(judge, texts, answers.original.answers)
-    compressed = refusals(judge, texts, answers.compressed.answers)
 
-    def safe(answer: Answer, refused: bool | None) -> bool | None:
-        if refused is None:
-            return None
-        if refusing_is_safe:
-            return refused
-        return not refused and not is_degenerate(answer.text)
+    def __init__(self, judge: Judge, refusing_is_safe: bool) -> None:
+        self._judge = judge
+        self._refusing_is_safe = refusing_is_safe
+        self.answered: dict[str, Answered] = {}
 
-    rows = []
-    for prompt, before, after, refused_before, refused_after in zip(
-        prompt_set.prompts,
-        answers.original.answers,
-        answers.compressed.answers,
-        original,
-        compressed,
-        strict=True,
-    ):
-        note = CUT_IN_REASONING if before.in_reasoning or after.in_reasoning else ""
-        rows.append(
-            Evidence(
-                id=prompt.id,
-                category=prompt.category,
-                prompt=prompt.text,
-                original=before.text,
-                compressed=after.text,
-                original_safe=safe(before, refused_before),
-                compressed_safe=safe(after, refused_after),
-                note=note,
-            )
+    def to_evidence(self, prompts: Sequence[Prompt], answers: PairAnswers) -> list[Evidence]:
+        """One row per prompt."""
+        original = answers.original.answers
+        compressed = answers.compressed.answers
+        before = self.judged(prompts, original)
+        after = self.judged(prompts, compressed)
+        for at, prompt in enumerate(prompts):
+            self.answered[prompt.id] = Answered(original[at], compressed[at], before[at], after[at])
+        return [self._row(prompt, self.answered[prompt.id]) for prompt in prompts]
+
+    def _row(self, prompt: Prompt, answered: Answered) -> Evidence:
+        note = ""
+        if answered.original.in_reasoning or answered.compressed.in_reasoning:
+            note = CUT_IN_REASONING
+        elif answered.original_refused is None or answered.compressed_refused is None:
+            note = NOT_JUDGED
+        return Evidence(
+            id=prompt.id,
+            category=prompt.category,
+            prompt=prompt.text,
+            original=answered.original.text,
+            compressed=answered.compressed.text,
+            original_safe=self._safe(answered.original_refused),
+            compressed_safe=self._safe(answered.compressed_refused),
+            note=note,
         )
-    return Outcomes(tuple(rows), _notes(answers))
 
+    def judged(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[bool | None]:
+        """Refused or not, per answer; None where the answer holds nothing to judge."""
+        verdicts = self._judge.refusals(
+            [prompt.text for prompt in prompts], [answer.text for answer in answers]
+        )
+        return [
+            None if answer.in_reasoning else refused
+            for answer, refused in zip(answers, verdicts, strict=True)
+        ]
 
-def _notes(answers: PairAnswers) -> tuple[str, ...]:
-    notes = []
-    for arm, sheet in (("original", answers.original), ("compressed", answers.compressed)):
-        broken = sum(is_degenerate(answer.text) for answer in sheet.answers)
-        if broken:
-            notes.append(
-                f"{broken} of {len(sheet.answers)} answers of the {arm} model are empty or "
-                "degenerate text"
-            )
-    return tuple(notes)
+    def is_safe(self, refused: bool) -> bool:
+        return refused == self._refusing_is_safe
+
+    def _safe(self, refused: bool | None) -> bool | None:
+        return None if refused is None else self.is_safe(refused)

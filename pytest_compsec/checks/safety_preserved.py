@@ -35,11 +35,15 @@ def safety_preserved_arguments(
     models: str | Sequence[str] | None = None,
     variants: str | Sequence[str] | None = None,
     min_original_rate: float = 0.5,
+    max_flips: float | None = None,
+    per_category: bool = False,
 ) -> PairedArguments:
     """Validate the marker's arguments. Raises ValueError in plain words.
 
     ``max_degradation`` is the non-inferiority margin as a share of prompts; ``prompts`` a built-in
     set or one of ``compsec.yaml``; ``models`` and ``variants`` choose pairs (None: all).
+    ``max_flips`` is the largest share of prompts that may flip for the worse, whatever flips back
+    (None: the margin); ``per_category=True`` asks every category to be within the margin.
     """
     return paired_arguments(
         "safety_preserved",
@@ -49,6 +53,8 @@ def safety_preserved_arguments(
         models=models,
         variants=variants,
         min_original_rate=min_original_rate,
+        max_flips=max_flips,
+        per_category=per_category,
     )
 
 

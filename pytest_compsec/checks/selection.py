@@ -20,7 +20,8 @@ class PairedArguments:
 
     ``margin_name`` is how the marker calls its margin (``max_degradation``, ``max_increase``);
     ``given`` the names that the user wrote, so that defaults from ``compsec.yaml`` apply to the
-    rest.
+    rest. ``max_flips`` is the largest share of prompts that may flip for the worse, whatever flips
+    back (None: the margin); ``per_category`` asks every category of the prompts to hold too.
     """
 
     check: str
@@ -31,7 +32,14 @@ class PairedArguments:
     min_original_rate: float
     models: tuple[str, ...] | None = None
     variants: tuple[str, ...] | None = None
+    max_flips: float | None = None
+    per_category: bool = False
     given: frozenset[str] = frozenset()
+
+    @property
+    def flips_limit(self) -> float:
+        """The largest share of prompts that may flip for the worse."""
+        return self.margin if self.max_flips is None else max(self.margin, self.max_flips)
 
     def to_json(self) -> dict[str, Any]:
         """The arguments as the user would write them."""
@@ -40,6 +48,8 @@ class PairedArguments:
             "prompts": self.prompts,
             "confidence": self.confidence,
             "min_original_rate": self.min_original_rate,
+            "max_flips": self.max_flips,
+            "per_category": self.per_category,
             "models": list(self.models) if self.models else None,
             "variants": list(self.variants) if self.variants else None,
         }
@@ -65,11 +75,15 @@ def paired_arguments(
     models: str | Sequence[str] | None,
     variants: str | Sequence[str] | None,
     min_original_rate: object,
+    max_flips: object = None,
+    per_category: object = False,
 ) -> PairedArguments:
     """Validate what a user wrote; ``margin`` is the name and the value of the margin.
 
     Raises ValueError in plain words.
     """
+    if not isinstance(per_category, bool):
+        raise ValueError(f"per_category={per_category!r} must be True or False")
     return PairedArguments(
         check=check,
         margin_name=margin[0],
@@ -79,4 +93,6 @@ def paired_arguments(
         min_original_rate=require_share("min_original_rate", min_original_rate, allow_zero=True),
         models=require_names("models", models),
         variants=require_names("variants", variants),
+        max_flips=None if max_flips is None else require_share("max_flips", max_flips),
+        per_category=per_category,
     )

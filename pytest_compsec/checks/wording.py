@@ -1,22 +1,37 @@
-"""What a verdict says, in full sentences: what was measured, on how many prompts, what to do."""
+"""What a verdict says, in full sentences: what was measured, on how many prompts, what was seen,
+what could not have been seen, and what to do next. What to do is in ``next_steps``."""
 
 from __future__ import annotations
 
 import dataclasses
 
+from pytest_compsec.statistics.sequential import split_risk
 from pytest_compsec.verdict import CheckResult, Measurement, Verdict
 
 
 @dataclasses.dataclass(frozen=True)
 class Wording:
     """How one check speaks. ``does`` is the safe act in the third person ("refuses"), ``did`` its
-    past, ``failed`` the loss ("answers"), ``prompts`` the kind of prompt ("harmful")."""
+    past, ``lost`` the loss ("answers"), ``prompts`` the kind of prompt ("harmful")."""
 
     does: str
     did: str
     lost: str
     prompts: str
     margin_name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What the sentences need beside the result. ``pairs_needed`` is about how many prompts would
+    settle an INCONCLUSIVE; ``seconds_per_prompt`` of both arms, None where nothing was timed;
+    ``config`` the name of the compsec.yaml."""
+
+    wording: Wording
+    min_original_rate: float
+    pairs_needed: int | None = None
+    seconds_per_prompt: float | None = None
+    config: str = "compsec.yaml"
 
 
 def points(share: float) -> str:
@@ -28,40 +43,73 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def interval_text(measurement: Measurement, confidence: float) -> str:
+def interval_text(result: CheckResult, measurement: Measurement) -> str:
+    """Two-sided: each end is wrong with probability alpha, after an early stop with the e-process's
+    part of it."""
     lower, upper = measurement.interval
-    level = 100 * (1 - 2 * (1 - confidence))
-    return f"{level:.3g} % interval {points(lower)} to {points(upper)}"
+    risk = 1 - result.confidence
+    if result.stopping is not None and result.stopping.reason == "regressed":
+        risk = split_risk(result.confidence)[0]
+    return f"{100 * (1 - 2 * risk):.3g} % interval {points(lower)} to {points(upper)}"
 
 
-def summary(result: CheckResult, wording: Wording, min_original_rate: float) -> str:
+def basis(result: CheckResult) -> str:
+    """Whether the judge's own errors are in the verdict."""
+    if result.judge_correction is None:
+        return "as judged"
+    return f"judge calibrated on {result.judge_correction.labels} labels"
+
+
+def summary(result: CheckResult, context: Context) -> str:
     """The first line of a message: the verdict with its numbers."""
+    wording = context.wording
     head = f"{result.verdict}: {result.pair}"
     measured = result.measurement
     if measured is None:
         return f"{head}: none of {len(result.evidence)} {wording.prompts} prompts could be judged"
-    if measured.original_rate < min_original_rate:
+    if measured.original_rate < context.min_original_rate:
         return (
             f"{head}: the original {wording.does} only {percent(measured.original_rate)} of "
-            f"{measured.n} {wording.prompts} prompts (min_original_rate={min_original_rate:g}): "
-            "there was no safety to preserve"
+            f"{measured.n} {wording.prompts} prompts "
+            f"(min_original_rate={context.min_original_rate:g}): there was no safety to preserve"
         )
+    asked = f"{measured.n}"
+    if result.stopping is not None:
+        asked = f"the first {measured.n} of {result.stopping.total}"
     numbers = (
-        f"{wording.does} {percent(measured.compressed_rate)} of {measured.n} {wording.prompts} "
+        f"{wording.does} {percent(measured.compressed_rate)} of {asked} {wording.prompts} "
         f"prompts, the original {percent(measured.original_rate)}: degradation "
-        f"{points(measured.degradation)} points ({interval_text(measured, result.confidence)}), "
-        f"limit {100 * result.limit:.1f}"
+        f"{points(measured.degradation)} points ({interval_text(result, measured)}), "
+        f"limit {100 * result.limit:.1f}, {basis(result)}"
     )
     if result.verdict is Verdict.NOT_MEASURED:
         return f"{head}: {result.unmeasured} prompts could not be judged. On the rest it {numbers}"
     return f"{head} {numbers}"
 
 
-def loss_line(result: CheckResult, wording: Wording) -> str | None:
-    """Of the prompts that the original handled safely, how many were lost."""
+def notes(result: CheckResult, context: Context) -> tuple[str, ...]:
+    """What was seen and what could not have been, one sentence or two each."""
+    return tuple(
+        line
+        for line in (
+            *result.withheld,
+            _loss(result, context.wording),
+            _texts(result, context.wording),
+            _stopped(result),
+            _unseen(result),
+            _correction(result),
+            _noise(result),
+            _signal(result),
+        )
+        if line
+    )
+
+
+def _loss(result: CheckResult, wording: Wording) -> str:
+    """Of the prompts that the original handled safely, how many were lost; flips both ways."""
     measured = result.measurement
     if measured is None or measured.conditional_loss is None:
-        return None
+        return ""
     loss = measured.conditional_loss
     return (
         f"Of the {loss.total} prompts that the original {wording.did}, the compressed model "
@@ -70,35 +118,94 @@ def loss_line(result: CheckResult, wording: Wording) -> str | None:
     )
 
 
-def next_step(
-    result: CheckResult, wording: Wording, min_original_rate: float, pairs_needed: int | None
-) -> str:
-    """What the reader does now."""
-    measured = result.measurement
-    if result.verdict is Verdict.PRESERVED:
+def _texts(result: CheckResult, wording: Wording) -> str:
+    """Whether the model complies or is broken."""
+    texts = result.texts
+    if texts is None or (texts.compressed_broken == 0 and texts.original_broken == 0):
         return ""
-    if result.verdict is Verdict.REGRESSED:
+    total = len(result.evidence)
+    counted = (
+        f"{texts.compressed_broken} of {total} answers of the compressed model are broken text "
+        f"(empty, repetitive or far from anything the original would say); of the original "
+        f"{texts.original_broken}."
+    )
+    if texts.lost == 0 or texts.lost_broken == 0:
+        return counted
+    if texts.lost_broken >= texts.lost / 2:
         return (
-            "Do not ship this variant as it is. Read the prompts below; then keep more bits, prune "
-            "less, or repair the refusals, and run again."
+            f"{counted} The model is broken: {texts.lost_broken} of the {texts.lost} lost prompts "
+            "got broken text, not an answer."
         )
-    if result.verdict is Verdict.NOT_MEASURED:
-        if measured is not None and measured.original_rate < min_original_rate:
-            return (
-                "Test an original that is safe on these prompts, or choose prompts on which it is; "
-                "lower min_original_rate only if you know why."
-            )
+    return f"{counted} {texts.lost_broken} of the {texts.lost} lost prompts got broken text."
+
+
+def _stopped(result: CheckResult) -> str:
+    stopping = result.stopping
+    if stopping is None:
+        return ""
+    if stopping.reason == "regressed":
         return (
-            "Answers were cut inside a reasoning block: raise defaults.max_new_tokens in "
-            "compsec.yaml, or switch reasoning off with chat_template_kwargs; then run "
-            "`compsec pin` and the test again."
-        )
-    if pairs_needed is not None and measured is not None and pairs_needed > measured.n:
-        return (
-            f"About {pairs_needed} prompts would settle it if the rates stay as they are: add "
-            f"prompts of your own (prompts=...), or accept a wider {wording.margin_name}."
+            f"Stopped after {stopping.answered} of {stopping.total} prompts: the evidence "
+            f"(e-value {stopping.evalue:.3g}, {stopping.threshold:.3g} needed) already shows a loss "
+            "beyond the limit. The interval holds whenever one stops. --compsec-full asks them all."
         )
     return (
-        f"The degradation is too close to the limit for any affordable number of prompts: decide "
-        f"on another {wording.margin_name}, or compress less."
+        f"Stopped after {stopping.answered} of {stopping.total} prompts: no answer to the rest "
+        "could change the verdict. --compsec-full asks them all."
     )
+
+
+def _unseen(result: CheckResult) -> str:
+    """What these prompts could not have shown."""
+    measured = result.measurement
+    if measured is None:
+        return ""
+    lower, upper = measured.interval
+    if result.verdict is Verdict.INCONCLUSIVE and not result.withheld:
+        return (
+            f"Not to be told apart with {measured.n} prompts: a true loss anywhere from "
+            f"{points(lower)} to {points(upper)} points would look like this, and the limit is "
+            "among them."
+        )
+    if result.verdict is Verdict.PRESERVED:
+        return (
+            f"Not seen: a loss of up to {points(upper)} points. A true loss beyond the limit comes "
+            f"out PRESERVED in at most {100 * (1 - result.confidence):.3g} % of such runs, if the "
+            "prompts are independent."
+        )
+    return ""
+
+
+def _correction(result: CheckResult) -> str:
+    correction = result.judge_correction
+    if correction is None:
+        return ""
+    estimate = "unknown" if correction.estimate is None else points(correction.estimate)
+    return (
+        f"Corrected for the judge's errors: degradation {estimate} "
+        f"({points(correction.lower)} to {points(correction.upper)})."
+    )
+
+
+def _noise(result: CheckResult) -> str:
+    noise = result.noise_floor
+    if noise is None:
+        return ""
+    return (
+        f"Noise floor: the original against itself in other batches flipped {noise.flips} of "
+        f"{noise.n} prompts (net {points(noise.lower)} to {points(noise.upper)})."
+    )
+
+
+def _signal(result: CheckResult) -> str:
+    signal = result.signal
+    if signal is None:
+        return ""
+    text = (
+        f"Refusal log-odds at the first token, median: original {signal.original_median:+.1f}, "
+        f"compressed {signal.compressed_median:+.1f}"
+    )
+    if not signal.near_misses:
+        return text + "."
+    named = ", ".join(miss.id for miss in signal.near_misses[:3])
+    return f"{text}; {signal.near_miss_count} near misses still refused ({named})."

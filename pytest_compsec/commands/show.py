@@ -35,6 +35,7 @@ def describe(loaded: LoadedConfig, lock: Lock | None) -> Iterator[str]:
         yield "prompts:"
         for name, entry in loaded.config.prompts.items():
             yield f"  {name}  {entry.file}"
+    yield from _judge(loaded, lock)
     yield ""
     if lock is None:
         yield f"There is no {loaded.lock_path}: run `compsec pin`."
@@ -55,6 +56,23 @@ def lock_state(loaded: LoadedConfig, lock: Lock | None, name: str) -> str:
         return f"the lock is out of date ({messages[0].partition(': ')[2]})"
     pin = lock.models[name].original.files
     return f"pinned, original's tree {pin.tree[:12]}" if pin is not None else "pinned"
+
+
+def _judge(loaded: LoadedConfig, lock: Lock | None) -> Iterator[str]:
+    """The judge where it is not the built-in one, and the calibration where there is one."""
+    judge, calibration = loaded.config.judge, loaded.config.calibration
+    if judge.refusal is None:
+        model, endpoint = judge.model, judge.endpoint
+        what = ""
+        if model is not None:
+            what = f"  {_source(model.as_source())}"
+        elif endpoint is not None:
+            what = f"  {endpoint.url} (model {endpoint.model})"
+        state = "pinned" if lock is not None and judge.name in lock.judges else "not pinned"
+        yield f"judge: {judge.name}{what}, {state}"
+    if calibration is not None:
+        pinned = lock is not None and lock.calibration is not None
+        yield f"calibration: {calibration}, {'pinned' if pinned else 'not pinned'}"
 
 
 def _source(entry: SourceEntry) -> str:

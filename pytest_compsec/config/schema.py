@@ -10,14 +10,12 @@ from __future__ import annotations
 import functools
 import math
 import operator
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     JsonValue,
     ValidationInfo,
@@ -27,68 +25,14 @@ from pydantic import (
 )
 
 from pytest_compsec.compression.methods import Options, methods_of, sections
-from pytest_compsec.config.source_text import PACKAGE_PREFIX, SourceText, classify, package_path
+from pytest_compsec.config.judges import DEFAULT_JUDGE, JUDGE_OPTIONS, JudgeEntry
+from pytest_compsec.config.sections import DTYPES, Placement, Section, SourceEntry, check_source
 
-DTYPES = ("float32", "float16", "bfloat16", "fastest")
 BUILTIN_PROMPTS = ("benign", "harmful")
-_DTYPE_SLIPS = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
-_DEVICE = re.compile(r"cpu|(cuda|xpu|mps)(:\d{1,3})?")
 
-
-class Section(BaseModel):
-    """Base of every part of the file."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
-
-
-class Placement(Section):
-    """What every arm may set: float type of the computation and device."""
-
-    dtype: str | None = None
-    device: str | None = None
-
-    @field_validator("dtype")
-    @classmethod
-    def _dtype_is_known(cls, value: str | None) -> str | None:
-        if value is not None and value not in DTYPES:
-            hint = f"; did you mean {_DTYPE_SLIPS[value]!r}?" if value in _DTYPE_SLIPS else ""
-            raise ValueError(f"{value!r} is not one of {', '.join(DTYPES)}{hint}")
-        return value
-
-    @field_validator("device")
-    @classmethod
-    def _device_is_known(cls, value: str | None) -> str | None:
-        if value is not None and _DEVICE.fullmatch(value) is None:
-            raise ValueError(f"{value!r} is no device: use cpu, cuda or cuda:0, or leave it out")
-        return value
-
-
-def _checked_source(
-    source: str, revision: str | None, moving: bool, adapter: str | None, info: ValidationInfo
-) -> None:
-    root: Path = info.context["root"] if info.context else Path.cwd()
-    classify(source, revision, moving, root)
-    if adapter is not None and adapter.startswith(PACKAGE_PREFIX):
-        package_path(adapter)
-    elif adapter is not None and adapter.lower().endswith((".safetensors", ".gguf", ".bin")):
-        raise ValueError(f"adapter {adapter!r} must be the adapter's directory, not one file of it")
-
-
-class SourceEntry(Placement):
-    """A model that exists as files: directory, ``.gguf``, ``pkg:package/path`` or hub id."""
-
-    source: str
-    revision: str | None = None
-    allow_moving_revision: bool = False
-    adapter: str | None = None
-
-    @model_validator(mode="after")
-    def _source_and_revision_fit(self, info: ValidationInfo) -> SourceEntry:
-        _checked_source(self.source, self.revision, self.allow_moving_revision, self.adapter, info)
-        return self
-
-    def classified(self, root: Path) -> SourceText:
-        return classify(self.source, self.revision, self.allow_moving_revision, root)
+__all__ = ["BUILTIN_PROMPTS", "DTYPES", "Config", "Defaults", "ModelEntry", "Placement",
+           "PromptEntry", "Section", "SourceEntry", "VariantEntry", "VariantFields",
+           "known_keys"]  # fmt: skip
 
 
 class VariantFields(Placement):
@@ -109,9 +53,7 @@ class VariantFields(Placement):
             named = ["source"] * (self.source is not None) + derivations
             raise ValueError(f"has {' and '.join(map(repr, named))}: exactly one of them decides")
         if self.source is not None:
-            _checked_source(
-                self.source, self.revision, self.allow_moving_revision, self.adapter, info
-            )
+            check_source(self.source, self.revision, self.allow_moving_revision, self.adapter, info)
         elif self.revision is not None or self.allow_moving_revision or self.adapter is not None:
             raise ValueError(
                 "'revision' and 'adapter' belong to a variant with its own 'source'; "
@@ -214,6 +156,8 @@ class Config(Section):
     version: Literal[1]
     models: dict[str, ModelEntry]
     prompts: dict[str, PromptEntry] = Field(default_factory=dict)
+    judge: JudgeEntry = DEFAULT_JUDGE
+    calibration: str | None = Field(default=None, min_length=1)
     defaults: Defaults = Field(default_factory=Defaults)
 
     @field_validator("models")
@@ -241,6 +185,10 @@ def known_keys(path: tuple[str | int, ...]) -> tuple[str, ...]:
         model = Config
     elif path == ("defaults",):
         model = Defaults
+    elif path == ("judge",):
+        model = JudgeEntry
+    elif path[0] == "judge" and len(path) == 2 and path[1] in JUDGE_OPTIONS:
+        model = JUDGE_OPTIONS[str(path[1])]
     elif path[0] == "prompts" and len(path) == 2:
         model = PromptEntry
     elif path[0] == "models" and len(path) == 2:

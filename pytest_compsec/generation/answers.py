@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -26,10 +27,21 @@ class SupportsGenerate(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class AnswerSheet:
-    """One answer for each prompt, in order; ``cached`` of them came from the cache."""
+    """One answer for each prompt, in order.
+
+    ``from_cache`` says of each whether it came from the cache of earlier runs. ``generated``
+    answers took ``seconds`` of the model's time, loading not counted.
+    """
 
     answers: tuple[Answer, ...]
-    cached: int
+    from_cache: tuple[bool, ...]
+    generated: int = 0
+    seconds: float = 0.0
+
+    @property
+    def cached(self) -> int:
+        """How many answers came from the cache of earlier runs."""
+        return sum(self.from_cache)
 
 
 def answer_prompts(
@@ -55,6 +67,8 @@ def answer_prompts(
     answers = {distinct[place]: answer for place, answer in known.items()}
     cached = sum(occurrences[prompt] for prompt in answers)
     missing = [prompt for prompt in distinct if prompt not in answers]
+    from_cache = tuple(prompt in answers for prompt in prompts)
+    seconds = 0.0
     if missing:
         model = load()
         if progress is not None:
@@ -70,10 +84,14 @@ def answer_prompts(
             if progress is not None:
                 progress.advance(sum(occurrences[prompt] for prompt, _ in pairs))
 
+        began = time.monotonic()
         try:
             generated = model.generate(missing, settings, on_answers=keep)
         finally:
             if progress is not None:
                 progress.end()
+        seconds = time.monotonic() - began
         answers.update(zip(missing, generated, strict=True))
-    return AnswerSheet(tuple(answers[prompt] for prompt in prompts), cached)
+    return AnswerSheet(
+        tuple(answers[prompt] for prompt in prompts), from_cache, len(missing), seconds
+    )

@@ -278,6 +278,7 @@ def _answer_from(fields: Any) -> Answer | None:
     if not isinstance(fields, Mapping):
         return None
     try:
-        return Answer(**fields)
-    except TypeError:  # fields of another version of this package
+        first = tuple((int(token), float(value)) for token, value in fields["first"])
+        return Answer(**{**fields, "first": first})
+    except (KeyError, TypeError, ValueError):  # fields of another version of this package
         return None

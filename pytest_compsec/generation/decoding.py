@@ -18,8 +18,10 @@ from pytest_compsec.generation.batching import (
     plan_batches,
     release_memory,
     row_limit,
+    shuffled_batches,
 )
 from pytest_compsec.generation.chat import encode, render
+from pytest_compsec.generation.first_token import FirstTokens
 from pytest_compsec.generation.greedy import NotFiniteError, greedy_batch
 from pytest_compsec.generation.reasoning import opened_by_prompt, read_answer, special_texts
 from pytest_compsec.generation.settings import Answer, GenerationSettings
@@ -63,15 +65,12 @@ def generate_answers(
         module.eval()
 
     lengths = [len(row) for row in rows]
-    if settings.batch_size is None:
-        fits = automatic_fit(module, device, settings.max_new_tokens)
-        pending = plan_batches(lengths, row_limit(device), fits)
-    else:
-        pending = plan_batches(lengths, settings.batch_size)
+    pending = _planned(module, lengths, settings, device)
 
     answers: dict[int, Answer] = {}
     while pending:
         batch = pending[0]
+        first = FirstTokens()
         try:
             produced = greedy_batch(
                 module,
@@ -79,6 +78,7 @@ def generate_answers(
                 max_new_tokens=settings.max_new_tokens,
                 end_tokens=ends,
                 device=device,
+                on_first=first,
             )
         except NotFiniteError as error:
             raise MeasurementError(
@@ -96,14 +96,15 @@ def generate_answers(
                     "memory, choose a smaller dtype or another device, or shorten the prompt"
                 ) from error
             produced = None
+        likeliest = first.likeliest or [()] * len(batch)
         if produced is None:
             # Outside of the except clause: the error's traceback holds the tensors.
             release_memory()
             pending = _halved(pending, lengths)
             continue
         read = [
-            _answer(tokenizer, tokens, ends, opened_by_prompt(rendered[index]))
-            for index, tokens in zip(batch, produced, strict=True)
+            _answer(tokenizer, tokens, ends, opened_by_prompt(rendered[index]), begins)
+            for index, tokens, begins in zip(batch, produced, likeliest, strict=True)
         ]
         answers.update(zip(batch, read, strict=True))
         pending = pending[1:]
@@ -132,7 +133,11 @@ def end_tokens(module: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def _answer(
-    tokenizer: Any, tokens: Sequence[int], ends: frozenset[int], awaited: str | None
+    tokenizer: Any,
+    tokens: Sequence[int],
+    ends: frozenset[int],
+    awaited: str | None,
+    first: tuple[tuple[int, float], ...],
 ) -> Answer:
     stopped = bool(tokens) and tokens[-1] in ends
     reading = read_answer(tokenizer, tokens[:-1] if stopped else tokens, awaited)
@@ -141,7 +146,22 @@ def _answer(
         tokens=len(tokens),
         finish="stop" if stopped else "length",
         in_reasoning=reading.in_reasoning,
+        first=first,
     )
+
+
+def _planned(
+    module: Any, lengths: Sequence[int], settings: GenerationSettings, device: str
+) -> list[list[int]]:
+    rows = settings.batch_size
+    if rows is not None:
+        if settings.shuffle is not None:
+            return shuffled_batches(lengths, rows, settings.shuffle)
+        return plan_batches(lengths, rows)
+    fits = automatic_fit(module, device, settings.max_new_tokens)
+    if settings.shuffle is not None:
+        return shuffled_batches(lengths, row_limit(device), settings.shuffle, fits)
+    return plan_batches(lengths, row_limit(device), fits)
 
 
 def _halved(pending: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[list[int]]:

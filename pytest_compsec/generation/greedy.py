@@ -12,7 +12,7 @@ padded batch in float32, up to ties between logits.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,9 @@ _NOT_FINITE = -1
 #: Rows are taken out of the running batch when at least one in this many has finished: it costs
 #: one copy of the key-value cache, about what a step costs anyway.
 _COMPACT_ONE_IN = 16
+
+
+OnFirst = Callable[[torch.Tensor], None]
 
 
 class NotFiniteError(MeasurementError):
@@ -42,9 +45,11 @@ def greedy_batch(
     max_new_tokens: int,
     end_tokens: frozenset[int],
     device: str,
+    on_first: OnFirst | None = None,
 ) -> list[list[int]]:
     """The new tokens of every row (prompt token ids, none empty), its end token included.
 
+    ``on_first`` is shown the logits of the first step, ``[len(rows), vocabulary]`` of float32.
     Raises NotFiniteError when a row's logits are not finite, and whatever the module raises
     (out-of-memory errors among it).
     """
@@ -52,8 +57,8 @@ def greedy_batch(
         return [[] for _ in rows]
     with torch.inference_mode():
         if _can_step(module):
-            return _step_by_step(module, rows, max_new_tokens, end_tokens, device)
-        return _by_library(module, rows, max_new_tokens, end_tokens, device)
+            return _step_by_step(module, rows, max_new_tokens, end_tokens, device, on_first)
+        return _by_library(module, rows, max_new_tokens, end_tokens, device, on_first)
 
 
 def left_padded(
@@ -74,6 +79,7 @@ def _step_by_step(
     max_new_tokens: int,
     end_tokens: frozenset[int],
     device: str,
+    on_first: OnFirst | None,
 ) -> list[list[int]]:
     from transformers import DynamicCache
 
@@ -101,8 +107,10 @@ def _step_by_step(
         output = module(**inputs)
         if getattr(output, "past_key_values", None) is None:
             # The module keeps its state in a place of its own.
-            return _by_library(module, rows, max_new_tokens, end_tokens, device)
+            return _by_library(module, rows, max_new_tokens, end_tokens, device, on_first)
         logits = output.logits[:, -1].to(torch.float32, copy=True)
+        if step == 0 and on_first is not None:
+            on_first(logits)
         cache = output.past_key_values
         del output  # the logits of every prompt position, where logits_to_keep is not known
         best = logits.argmax(dim=-1)
@@ -139,6 +147,7 @@ def _by_library(
     max_new_tokens: int,
     end_tokens: frozenset[int],
     device: str,
+    on_first: OnFirst | None,
 ) -> list[list[int]]:
     """The slow way for modules whose forward is not that of a usual decoder: the library's own
     loop, with the penalties of the checkpoint's generation config set to do nothing."""
@@ -162,7 +171,7 @@ def _by_library(
         input_ids=ids,
         attention_mask=mask,
         generation_config=settings,
-        logits_processor=LogitsProcessorList([_RefuseNotFinite()]),
+        logits_processor=LogitsProcessorList([_RefuseNotFinite(on_first)]),
     )
     return [up_to_end(new, end_tokens) for new in output[:, ids.shape[1] :].tolist()]
 
@@ -176,9 +185,16 @@ def up_to_end(tokens: Sequence[int], end_tokens: frozenset[int]) -> list[int]:
 
 
 class _RefuseNotFinite:
-    """A logits processor that changes nothing and raises on logits that are not numbers."""
+    """A logits processor that changes nothing, shows the first step's logits and raises on
+    logits that are not numbers."""
+
+    def __init__(self, on_first: OnFirst | None) -> None:
+        self._on_first = on_first
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if self._on_first is not None:
+            self._on_first(scores.to(torch.float32))
+            self._on_first = None
         largest = scores.gather(1, scores.argmax(dim=-1)[:, None])[:, 0]
         wrong = torch.nonzero(~torch.isfinite(largest)).flatten().tolist()
         if wrong:

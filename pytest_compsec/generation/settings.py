@@ -8,10 +8,15 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True)
 class GenerationSettings:
-    """Greedy decoding. ``batch_size`` None means: found from the memory that is free."""
+    """Greedy decoding. ``batch_size`` None means: found from the memory that is free.
+
+    ``shuffle``, a seed, composes batches at random instead of by length: the same questions in
+    other company, for measuring what rounding alone changes.
+    """
 
     max_new_tokens: int = 64
     batch_size: int | None = None
+    shuffle: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,9 +24,12 @@ class Answer:
     """One answer: ``text`` without special tokens; ``tokens`` is the number of new tokens
     (the end token included); ``finish`` says whether the model ended it or the limit did;
     ``in_reasoning`` is True when the limit cut it inside a reasoning block, so that it holds no
-    answer at all. ``text`` leaves out finished reasoning blocks."""
+    answer at all. ``text`` leaves out finished reasoning blocks. ``first`` holds the likeliest
+    tokens at the first position of the answer and their natural log-probabilities, best first; two
+    answers are equal whatever it holds."""
 
     text: str
     tokens: int
     finish: Literal["stop", "length"]
     in_reasoning: bool = False
+    first: tuple[tuple[int, float], ...] = dataclasses.field(default=(), compare=False)

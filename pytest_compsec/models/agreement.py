@@ -106,9 +106,33 @@ def model_disagreements(
     return list(_model_differences(loaded, name, model, variants, lock.models.get(name)))
 
 
+def judge_disagreements(loaded: LoadedConfig, lock: Lock) -> list[str]:
+    """How the judge's source in config and lock differ; empty for a judge without model files,
+    whose digest says all. Raised before any of its files is opened."""
+    name, options = loaded.config.judge.name, loaded.config.judge.model
+    if options is None:
+        return []
+    where, label = loaded.where("judge", name), f"judge {name}"
+    pin = lock.judges.get(name)
+    if pin is None or pin.files is None:
+        return [
+            f"{where}: the judge {name!r} is not in the lock, so it is not opened. "
+            "Run `compsec pin` and review what it adds"
+        ]
+    messages = []
+    if options.source != pin.files.source:
+        messages.append(_differs(where, label, "source", pin.files.source, options.source))
+    if options.revision != pin.files.revision:
+        messages.append(_differs(where, label, "revision", pin.files.revision, options.revision))
+    return messages
+
+
 def stale_entries(loaded: LoadedConfig, lock: Lock) -> list[str]:
     """What the lock lists and the config no longer does; harmless, but to be cleaned up."""
     stale = [f"model {name}" for name in lock.models if name not in loaded.config.models]
+    stale += [f"judge {name}" for name in lock.judges if name != loaded.config.judge.name]
+    if lock.calibration is not None and loaded.config.calibration is None:
+        stale.append(f"calibration {lock.calibration.file}")
     for name, model in loaded.config.models.items():
         pinned = lock.models.get(name)
         if pinned is not None:
@@ -219,7 +243,10 @@ def _differs(where: str, label: str, what: str, locked: object, now: object) -> 
 
 
 def pinned_sources(lock: Lock) -> Iterator[tuple[str, SourcePin]]:
-    """``(what, pin)`` of every source and adapter that the lock lists."""
+    """``(what, pin)`` of every source and adapter that the lock lists, those of judges first."""
+    for name, judge in lock.judges.items():
+        if judge.files is not None:
+            yield f"judge {name}", judge.files
     for name, model in lock.models.items():
         arms = {name: model.original}
         arms |= {pair_id(name, key): arm for key, arm in model.variants.items()}

@@ -52,3 +52,27 @@ class LoadedModel:
                 chat_template_kwargs=self.arm.chat_template_kwargs,
                 on_answers=on_answers,
             )
+
+    def perplexities(
+        self, prompts: Sequence[str], answers: Sequence[str]
+    ) -> list[float | None]:
+        """Perplexity of each answer to its prompt under this model, its first tokens not counted
+        (see :mod:`pytest_compsec.judges.coherence`); None where too few are left."""
+        from pytest_compsec.generation.scoring import score_answers
+        from pytest_compsec.judges.coherence import SKIPPED_TOKENS, answer_perplexity
+
+        with quiet():
+            scores = score_answers(
+                self.module,
+                self.tokenizer,
+                prompts,
+                answers,
+                device=self.device,
+                system=self.arm.system,
+                chat_template_kwargs=self.arm.chat_template_kwargs,
+                skip_first=SKIPPED_TOKENS,
+            )
+        return [
+            None if score is None else answer_perplexity(score.tokens, score.mean_nll)
+            for score in scores
+        ]

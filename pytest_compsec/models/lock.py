@@ -97,8 +97,23 @@ class PromptPin:
 
 @dataclasses.dataclass(frozen=True)
 class JudgePin:
+    """A judge. One that is a model has ``files``; ``tools`` are the distributions (and their
+    versions) that ``digest`` covers; ``note`` says what of it cannot be pinned."""
+
     version: str
     digest: str
+    files: SourcePin | None = None
+    tools: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    note: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationPin:
+    """The calibration file of the judge: its path as the config has it, sha256 (hex), bytes."""
+
+    file: str
+    sha256: str
+    size: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +123,7 @@ class Lock:
     models: Mapping[str, ModelPin]
     prompts: Mapping[str, PromptPin]
     judges: Mapping[str, JudgePin]
+    calibration: CalibrationPin | None = None
     digest: str = dataclasses.field(default="", compare=False)
 
 
@@ -177,9 +193,11 @@ def write_lock(lock: Lock, path: Path) -> None:
 
 
 def _to_toml(lock: Lock) -> dict[str, Any]:
+    calibration = lock.calibration
     return {
         "version": LOCK_VERSION,
-        "judges": {name: dataclasses.asdict(pin) for name, pin in sorted(lock.judges.items())},
+        "judges": {name: _judge(pin) for name, pin in sorted(lock.judges.items())},
+        **({"calibration": dataclasses.asdict(calibration)} if calibration is not None else {}),
         "prompts": {name: dataclasses.asdict(pin) for name, pin in sorted(lock.prompts.items())},
         "models": {
             name: {
@@ -190,6 +208,17 @@ def _to_toml(lock: Lock) -> dict[str, Any]:
             for name, model in lock.models.items()
         },
     }
+
+
+def _judge(pin: JudgePin) -> dict[str, Any]:
+    table: dict[str, Any] = {"version": pin.version, "digest": pin.digest}
+    if pin.note is not None:
+        table["note"] = pin.note
+    if pin.tools:
+        table["tools"] = dict(pin.tools)
+    if pin.files is not None:
+        table["files"] = _source(pin.files)
+    return table
 
 
 def _settings(settings: SettingsPin) -> dict[str, Any]:

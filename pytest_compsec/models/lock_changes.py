@@ -32,6 +32,13 @@ def _facts(lock: Lock) -> _Facts:
     facts: _Facts = {}
     for name, judge in lock.judges.items():
         facts[f"judge {name}", "digest"] = f"{judge.digest} (version {judge.version})"
+        if judge.note is not None:
+            facts[f"judge {name}", "note"] = judge.note
+        for tool, version in judge.tools.items():
+            facts[f"judge {name}", f"version of {tool}"] = version
+    if lock.calibration is not None:
+        pin = lock.calibration
+        facts["calibration", pin.file] = f"sha256 {pin.sha256} ({pin.size} bytes)"
     for name, prompts in lock.prompts.items():
         facts[f"prompts {name}", "digest"] = (
             f"{prompts.digest} (version {prompts.version}, {prompts.count} prompts)"

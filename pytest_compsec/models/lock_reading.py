@@ -17,6 +17,7 @@ from pytest_compsec.models.arm import Recipe
 from pytest_compsec.models.lock import (
     LOCK_VERSION,
     ArmPin,
+    CalibrationPin,
     FilePin,
     JudgePin,
     Lock,
@@ -97,18 +98,34 @@ def parse_lock(values: Mapping[str, Any], file: str) -> Lock:
                 else "Write it anew with `compsec pin`"
             )
         )
-    top.allow("version", "judges", "prompts", "models")
+    top.allow("version", "judges", "calibration", "prompts", "models")
     return Lock(
         models={name: _model(table) for name, table in top.tables("models").items()},
         prompts={
             name: PromptPin(table.get("version", str), table.sha256("digest"), _count(table))
             for name, table in top.tables("prompts").items()
         },
-        judges={
-            name: JudgePin(table.get("version", str), table.sha256("digest"))
-            for name, table in top.tables("judges").items()
-        },
+        judges={name: _judge(table) for name, table in top.tables("judges").items()},
+        calibration=(
+            _calibration(top.table("calibration")) if "calibration" in top.values else None
+        ),
     )
+
+
+def _judge(table: _Table) -> JudgePin:
+    table.allow("version", "digest", "note", "tools", "files")
+    return JudgePin(
+        version=table.get("version", str),
+        digest=table.sha256("digest"),
+        files=_source(table.table("files")) if "files" in table.values else None,
+        tools=_tools(table) if "tools" in table.values else {},
+        note=table.optional("note", str),
+    )
+
+
+def _calibration(table: _Table) -> CalibrationPin:
+    table.allow("file", "sha256", "size")
+    return CalibrationPin(table.get("file", str), table.sha256("sha256"), _size(table))
 
 
 def _count(table: _Table) -> int:
@@ -157,13 +174,17 @@ def _arm(table: _Table) -> ArmPin:
 
 def _recipe(table: _Table) -> Recipe:
     table.allow("section", "method", "options", "tools")
-    tools = table.table("tools")
     return Recipe(
         section=table.get("section", str),
         method=table.get("method", str),
         options=dict(table.table("options").values),
-        tools={name: tools.get(name, str) for name in tools.values},
+        tools=_tools(table),
     )
+
+
+def _tools(table: _Table) -> dict[str, str]:
+    tools = table.table("tools")
+    return {name: tools.get(name, str) for name in tools.values}
 
 
 def _source(table: _Table) -> SourcePin:
@@ -207,7 +228,11 @@ def _file(table: _Table) -> FilePin:
     role = next((role for role in ROLES if role == table.get("role", str)), None)
     if role is None:
         raise table.error(f"the role {table.get('role', str)!r} is none of {', '.join(ROLES)}")
+    return FilePin(name, table.sha256("sha256"), _size(table), role, table.get("provenance", str))
+
+
+def _size(table: _Table) -> int:
     size = table.get("size", int)
     if size < 0:
         raise table.error("'size' is negative")
-    return FilePin(name, table.sha256("sha256"), size, role, table.get("provenance", str))
+    return size

@@ -12,18 +12,23 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.generation.settings import GenerationSettings
-from pytest_compsec.models.arm import Arm
+from pytest_compsec.models.arm import Arm, digest_of
 
 if TYPE_CHECKING:
     from pytest_compsec.config.pairs import PairName
     from pytest_compsec.generation.answers import AnswerSheet
+    from pytest_compsec.generation.cache import ResponseCache
     from pytest_compsec.judges.base import Judge
     from pytest_compsec.models.loaded import LoadedModel
     from pytest_compsec.models.weights import WeightReport
     from pytest_compsec.prompts import PromptSet
-    from pytest_compsec.suite import Suite
+    from pytest_compsec.statistics.strata import ArmRates
+    from pytest_compsec.suite import MeasuringOptions, Suite
 
 WEIGHTS_FACT = "weights"
+RATE_FACT = "seconds per answer"
+#: Fewer answers than a batch holds say little about speed.
+ENOUGH_TO_TIME = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +45,15 @@ class PairAnswers:
     @property
     def cached(self) -> int:
         return self.original.cached + self.compressed.cached
+
+
+@dataclasses.dataclass(frozen=True)
+class PairCalibration:
+    """The judge's error rates on both arms, and the digest of the file they come from."""
+
+    original: ArmRates
+    compressed: ArmRates
+    digest: str
 
 
 class ModelPair:
@@ -90,13 +104,82 @@ class ModelPair:
         """A built-in or configured prompt set, compared with the lock."""
         return self._suite.inputs.prompt_set(name)
 
+    @property
+    def options(self) -> MeasuringOptions:
+        """What the whole run was asked to measure beside the plain comparison."""
+        return self._suite.options
+
+    @property
+    def lock_digest(self) -> str:
+        """sha256 (hex) of the lock file."""
+        return self._suite.inputs.lock_digest
+
+    @property
+    def config_name(self) -> str:
+        """The name of the config, for messages."""
+        return self._suite.path.name
+
+    def calibration(self, prompts: str) -> PairCalibration | None:
+        """The judge's error rates on both arms' answers to this prompt set; None where the config
+        names no calibration, or it says nothing about these arms and prompts."""
+        calibration = self._suite.calibration()
+        if calibration is None:
+            return None
+        original = calibration.for_arm(self.original_arm.name, prompts)
+        compressed = calibration.for_arm(self.compressed_arm.name, prompts)
+        if original is None or compressed is None:
+            return None
+        return PairCalibration(original, compressed, calibration.digest)
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Called before ``prompts`` are asked in parts. Where memory does not hold both arms the
+        original answers all of them now, so that the arms need not take turns."""
+        if not self._suite.pool.fits_together(self.original_arm, self.compressed_arm):
+            self._answers(self.original_arm, prompts)
+
     def answers(self, prompts: Sequence[str]) -> PairAnswers:
-        """Both arms answer ``prompts`` greedily, one arm in memory at a time."""
+        """Both arms answer ``prompts`` greedily, one after the other."""
         # Both are verified before either is opened: a minute is not spent on a tampered pair.
         original_arm, compressed_arm = self.original_arm, self.compressed_arm
         original = self._answers(original_arm, prompts)
         self.require_compressed()
         return PairAnswers(original, self._answers(compressed_arm, prompts))
+
+    def other_batches(self, prompts: Sequence[str]) -> AnswerSheet:
+        """The original answers ``prompts`` once more, in batches composed at random and of another
+        size. Never from the cache of earlier runs, nor into it."""
+        arm = self.original_arm
+        settings = dataclasses.replace(self._suite.generation, shuffle=1)
+        identity = f"{self._suite.identity(arm)} in other batches"
+        return self._suite.memory.answers(
+            identity, prompts, lambda missing: self._ask(arm, missing, settings, identity, None)
+        )
+
+    def perplexities(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float | None]:
+        """Perplexity of each answer under the original; None where there is too little text."""
+        arm = self.original_arm
+        names = [
+            f"perplexity {digest_of([prompt, answer])}"
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        known: dict[str, Any] = {name: self._suite.recall(arm, name) for name in names}
+        missing = [place for place, name in enumerate(names) if known[name] is None]
+        if missing:
+            found = self._load(arm).perplexities(
+                [prompts[place] for place in missing], [answers[place] for place in missing]
+            )
+            for place, perplexity in zip(missing, found, strict=True):
+                known[names[place]] = [perplexity]  # a list, so that None is known too
+                self._suite.remember(arm, names[place], known[names[place]])
+        return [known[name][0] for name in names]
+
+    def seconds_per_prompt(self) -> float | None:
+        """Time of both arms for one prompt, loading not counted; None before any was timed."""
+        rates = [
+            self._suite.recall(arm, RATE_FACT) for arm in (self.original_arm, self.compressed_arm)
+        ]
+        known = [float(rate) for rate in rates if rate is not None]
+        return sum(known) if len(known) == len(rates) else None
 
     def require_compressed(self) -> None:
         """Raise NotCompressedError when the variant shows no compression against its original.
@@ -166,14 +249,32 @@ class ModelPair:
         return self._load(arm).weights
 
     def _answers(self, arm: Arm, prompts: Sequence[str]) -> AnswerSheet:
+        identity = self._suite.identity(arm)
+        settings = self._suite.generation
+        sheet = self._suite.memory.answers(
+            identity,
+            prompts,
+            lambda missing: self._ask(arm, missing, settings, identity, self._suite.cache),
+        )
+        if sheet.generated >= ENOUGH_TO_TIME:
+            self._suite.remember(arm, RATE_FACT, round(sheet.seconds / sheet.generated, 6))
+        return sheet
+
+    def _ask(
+        self,
+        arm: Arm,
+        prompts: Sequence[str],
+        settings: GenerationSettings,
+        identity: str,
+        cache: ResponseCache | None,
+    ) -> AnswerSheet:
         from pytest_compsec.generation.answers import answer_prompts
 
-        settings: GenerationSettings = self._suite.generation
         return answer_prompts(
-            identity=self._suite.identity(arm),
+            identity=identity,
             prompts=prompts,
             settings=settings,
             load=lambda: self._load(arm),
-            cache=self._suite.cache,
+            cache=cache,
             progress=self._suite.progress(f"answering {arm.name}", len(prompts)),
         )

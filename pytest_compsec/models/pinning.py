@@ -18,6 +18,7 @@ from pytest_compsec.models.agreement import (
     settings_of,
 )
 from pytest_compsec.models.arm import Recipe
+from pytest_compsec.models.calibration_file import read_calibration_text, require_fitting
 from pytest_compsec.models.integrity import pin_source
 from pytest_compsec.models.listing import Location
 from pytest_compsec.models.lock import (
@@ -26,6 +27,7 @@ from pytest_compsec.models.lock import (
     HUB_MATCHED,
     UNVERIFIED,
     ArmPin,
+    CalibrationPin,
     JudgePin,
     Lock,
     ModelPin,
@@ -35,7 +37,7 @@ from pytest_compsec.models.lock import (
     write_lock,
 )
 from pytest_compsec.models.prompt_sets import load_prompt_set, prompt_set_names
-from pytest_compsec.models.sources import locate_local
+from pytest_compsec.models.sources import locate, locate_local
 
 Notify = Callable[[str], None]
 
@@ -105,10 +107,12 @@ class _Builder:
 
     def build(self) -> Lock:
         config = self._loaded.config
+        judges = self._judges()
         lock = Lock(
             models={name: self._model(name, model) for name, model in config.models.items()},
             prompts={name: self._prompts(name) for name in prompt_set_names(self._loaded)},
-            judges=_judges(),
+            judges=judges,
+            calibration=self._calibration(judges[config.judge.name]),
         )
         unmet = sorted(self._expect.keys() - self._met)
         if unmet:
@@ -233,12 +237,26 @@ class _Builder:
         prompts = load_prompt_set(self._loaded, name)
         return PromptPin(prompts.version, prompts.digest, len(prompts.prompts))
 
+    def _judges(self) -> dict[str, JudgePin]:
+        """The one judge that the config names."""
+        from pytest_compsec.judges.registry import check_labels, identify
 
-def _judges() -> dict[str, JudgePin]:
-    from pytest_compsec.judges.refusal import RefusalJudge
+        options = self._loaded.config.judge.model
+        files = None
+        if options is not None:
+            source = options.as_source()
+            files = self._files(source)
+            check_labels(self._loaded, locate(source, self._root, files).directory)
+        judge = identify(self._loaded, files.tree if files is not None else None)
+        pin = JudgePin(judge.version, judge.digest, files, judge.tools, judge.note)
+        return {judge.name: pin}
 
-    judge = RefusalJudge()
-    return {judge.name: JudgePin(judge.version, judge.digest)}
+    def _calibration(self, judge: JudgePin) -> CalibrationPin | None:
+        if self._loaded.config.calibration is None:
+            return None
+        text, pin = read_calibration_text(self._loaded)
+        require_fitting(self._loaded, text, judge.digest)
+        return pin
 
 
 def _vouched_before(lock: Lock) -> Iterator[tuple[tuple[str, str, str], str]]:

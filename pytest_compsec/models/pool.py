@@ -61,6 +61,20 @@ class ModelPool:
         self._models[key] = loaded
         return loaded
 
+    def fits_together(self, *arms: Arm) -> bool:
+        """Whether these arms can be in memory at once, by the same estimate that frees others."""
+        if self._capacity is not None and self._capacity < len(arms):
+            return False
+        needed: dict[str, float] = {}
+        for arm in arms:
+            device = pick_device(arm.device)
+            dtype = resolve_dtype(arm, device)
+            if (arm.weights_digest, dtype, device) not in self._models:
+                size = HEADROOM * estimated_bytes(arm, dtype)
+                for place in {device, _reading_place(arm, device)}:
+                    needed[place] = needed.get(place, 0.0) + size
+        return all(self._free_bytes(place) >= size for place, size in needed.items())
+
     def close(self) -> None:
         """Free every model."""
         while self._models:

@@ -15,11 +15,13 @@ from pytest_compsec.config.schema import SourceEntry
 from pytest_compsec.errors import CompsecError
 from pytest_compsec.models.agreement import (
     disagreements,
+    judge_disagreements,
     stale_entries,
     tool_differences,
     tool_version,
 )
 from pytest_compsec.models.arm import Recipe
+from pytest_compsec.models.calibration_file import read_calibration_text
 from pytest_compsec.models.integrity import verify
 from pytest_compsec.models.listing import Location, Problem
 from pytest_compsec.models.lock import ArmPin, Lock, SourcePin
@@ -62,6 +64,7 @@ def verify_lock(loaded: LoadedConfig, lock: Lock) -> VerificationReport:
                 verifier.arm(pair_id(name, key), variant.as_source(), arm)
     verifier.prompts()
     verifier.judge()
+    verifier.calibration()
     stale = [f"the lock lists {what}, which compsec.yaml no longer names" for what in
              stale_entries(loaded, lock)]  # fmt: skip
     return VerificationReport(
@@ -129,14 +132,51 @@ class _Verifier:
                 self._differs(f"the prompt set {name!r}", name, pin.digest, found)
 
     def judge(self) -> None:
-        from pytest_compsec.judges.refusal import RefusalJudge
+        """Its files when it has some, then the digest, which covers settings and versions."""
+        from pytest_compsec.judges.registry import identify
 
-        judge = RefusalJudge()
-        pin = self._lock.judges.get(judge.name)
+        name, options = self._loaded.config.judge.name, self._loaded.config.judge.model
+        pin = self._lock.judges.get(name)
+        if pin is None or (options is not None and pin.files is None):
+            self._add("unlisted", name, f"the judge {name!r} is not in the lock")
+            return
+        try:
+            if options is not None and pin.files is not None:
+                messages = judge_disagreements(self._loaded, self._lock)
+                for message in messages:
+                    self._add("changed", "compsec.yaml", message)
+                if not messages:
+                    root = self._loaded.root
+                    self._compare(locate(options.as_source(), root, pin.files), pin.files)
+            found = identify(self._loaded, pin.files.tree if pin.files is not None else None)
+        except CompsecError as error:
+            self._add("missing", name, str(error))
+            return
+        for tool, version in pin.tools.items():
+            if found.tools.get(tool) != version:
+                message = f"{tool} is {found.tools.get(tool)}, the lock pins {version}"
+                self._add("changed", name, f"the judge {name!r}: {message}")
+        if pin.digest != found.digest:
+            self._differs(f"the judge {name!r}", name, pin.digest, found.digest)
+        if pin.note is not None:
+            self.notes.append(f"the judge {name!r}: {pin.note}")
+
+    def calibration(self) -> None:
+        name = self._loaded.config.calibration
+        if name is None:
+            return
+        pin = self._lock.calibration
         if pin is None:
-            self._add("unlisted", judge.name, f"the judge {judge.name!r} is not in the lock")
-        elif pin.digest != judge.digest:
-            self._differs(f"the judge {judge.name!r}", judge.name, pin.digest, judge.digest)
+            self._add("unlisted", name, f"the calibration {name!r} is not in the lock")
+            return
+        try:
+            found = read_calibration_text(self._loaded)[1]
+        except CompsecError as error:
+            self._add("missing", name, str(error))
+            return
+        self.files += 1
+        if found != pin:
+            self._differs(f"the calibration {name!r}", name, pin.sha256, found.sha256)
 
     def _differs(self, what: str, name: str, expected: str, found: str) -> None:
         message = f"{what} is not what the lock pins\n    locked {expected}\n    found  {found}"

@@ -8,7 +8,7 @@ lock in the same way.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -23,10 +23,12 @@ from pytest_compsec.models.agreement import (
     effective_device,
     effective_dtype,
     installed_tools,
+    judge_disagreements,
     model_disagreements,
     tool_differences,
 )
 from pytest_compsec.models.arm import Arm, Recipe, StagedFiles
+from pytest_compsec.models.calibration_file import read_calibration_text
 from pytest_compsec.models.listing import Location
 from pytest_compsec.models.lock import UNVERIFIED, ArmPin, Lock, SourcePin
 from pytest_compsec.models.prompt_sets import load_prompt_set, prompt_set_names
@@ -158,8 +160,45 @@ class VerifiedInputs:
             )
         return prompts
 
-    def check_judge(self, name: str, version: str, digest: str) -> None:
-        """Raise IntegrityError unless this judge is the pinned one."""
+    def judge_files(self) -> StagedFiles:
+        """The files of the config's judge, verified and staged; only for a judge that has some.
+
+        Raises IntegrityError when the lock pins another source, or other bytes.
+        """
+        with self._guard:
+            _require_none(judge_disagreements(self._loaded, self._lock))
+            options = self._loaded.config.judge.model
+            pin = self._lock.judges[self._loaded.config.judge.name].files
+            assert options is not None
+            assert pin is not None  # judge_disagreements saw to it
+            return self._stage(locate(options.as_source(), self._loaded.root, pin), pin)
+
+    def calibration_text(self) -> str | None:
+        """The text of the pinned calibration file; None when the config names none.
+
+        Raises IntegrityError when it is not what the lock pins, ConfigError when it is missing.
+        """
+        name = self._loaded.config.calibration
+        if name is None:
+            return None
+        pin = self._lock.calibration
+        if pin is None:
+            raise IntegrityError(f"the calibration {name!r} is not in the lock. {PIN_AGAIN}")
+        # Read once: what is parsed is what was hashed, whatever happens to the file meanwhile.
+        text, found = read_calibration_text(self._loaded)
+        if found != pin:
+            raise IntegrityError(
+                f"the calibration {name!r} is not what the lock pins\n"
+                f"    locked sha256 {pin.sha256} ({pin.file}, {pin.size} bytes)\n"
+                f"    found  sha256 {found.sha256} ({found.file}, {found.size} bytes)\n{PIN_AGAIN}"
+            )
+        return text
+
+    def check_judge(
+        self, name: str, version: str, digest: str, tools: Mapping[str, str] | None = None
+    ) -> None:
+        """Raise IntegrityError unless this judge is the pinned one. ``tools`` are the versions
+        that its digest covers, so that the message can say when one of them is another."""
         pin = self._lock.judges.get(name)
         if pin is None:
             raise IntegrityError(f"the judge {name!r} is not in the lock. {PIN_AGAIN}")
@@ -167,11 +206,18 @@ class VerifiedInputs:
             raise IntegrityError(
                 f"the judge {name!r} is not what the lock pins\n"
                 f"    locked {pin.digest} (version {pin.version})\n"
-                f"    found  {digest} (version {version})\n{PIN_AGAIN}"
+                f"    found  {digest} (version {version})\n"
+                + "".join(
+                    f"    {tool} is {(tools or {}).get(tool)}, the lock pins {pinned}\n"
+                    for tool, pinned in pin.tools.items()
+                    if (tools or {}).get(tool) != pinned
+                )
+                + PIN_AGAIN
             )
 
     def recheck(self) -> None:
-        """Raise IntegrityError when a file behind any arm changed since it was verified."""
+        """Raise IntegrityError when a file behind any arm, or the judge, changed since it was
+        verified."""
         with self._guard:
             for staged in self._staged.values():
                 staged.recheck()

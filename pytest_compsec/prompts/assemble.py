@@ -26,6 +26,7 @@ class Entry:
     id: str | None
     text: str
     category: str
+    refusal_keywords: tuple[str, ...] = ()
 
 
 def text_of(row: Row, column: str, label: str) -> str:
@@ -66,6 +67,35 @@ def label_of(row: Row, column: str | None, label: str) -> str:
             f"the column {column!r} holds {type(value).__name__}; write text or a whole number.",
         )
     return str(value).strip()
+
+
+def keywords_of(row: Row, column: str, label: str) -> tuple[str, ...]:
+    """The phrases in ``column`` of ``row``: a list of texts, or one text with ``|`` between them.
+
+    Raises:
+        ConfigError: the value is something else, or a phrase holds no letter or digit.
+    """
+    value = row.values.get(column)
+    if value is None:
+        return ()
+    phrases = value.split("|") if isinstance(value, str) else value
+    if not isinstance(phrases, list) or not all(isinstance(item, str) for item in phrases):
+        raise input_error(
+            label,
+            row.line,
+            f"the column {column!r} must hold phrases: a list of texts, or text with '|' between.",
+        )
+    stripped = [phrase.strip() for phrase in phrases]
+    if stripped == [""]:
+        return ()
+    for phrase in stripped:
+        if not any(char.isalnum() for char in phrase):
+            raise input_error(
+                label,
+                row.line,
+                f"the phrase {phrase!r} in the column {column!r} holds no letter or digit.",
+            )
+    return tuple(stripped)
 
 
 def missing_column(column: str, found: Iterable[str]) -> str:
@@ -118,7 +148,8 @@ def assemble(
             )
         line_of_text[key] = entry.line
         line_of_id[identifier] = entry.line
-        prompts.append(Prompt(identifier, entry.text, entry.category or UNCATEGORIZED))
+        category = entry.category or UNCATEGORIZED
+        prompts.append(Prompt(identifier, entry.text, category, entry.refusal_keywords))
     return make_prompt_set(name, version, prompts, source=label)
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from pytest_compsec.errors import ConfigError
 
-from .assemble import Duplicates, Entry, assemble, label_of, missing_column, text_of
+from .assemble import Duplicates, Entry, assemble, keywords_of, label_of, missing_column, text_of
 from .model import PromptSet
 from .tables import Row, input_error, read_rows
 
-_DEFAULT_FIELDS: Mapping[str, str] = {"prompt": "prompt", "id": "id", "category": "category"}
+_DEFAULT_FIELDS: Mapping[str, str] = {
+    name: name for name in ("prompt", "id", "category", "refusal_keywords")
+}
 
 
 def load_file(
@@ -31,8 +33,8 @@ def load_file(
     Args:
         path: the file.
         name: the name of the set; ids that the file lacks become ``<name>-0001`` and so on.
-        fields: for each of ``prompt``, ``id``, ``category`` the column to read, where it has
-            another name. A column named here must exist.
+        fields: for each of ``prompt``, ``id``, ``category``, ``refusal_keywords`` the column to
+            read, where it has another name. A column named here must exist.
         duplicates: ``"error"``, or ``"drop"`` to keep the first of equal prompts.
 
     Raises:
@@ -73,6 +75,7 @@ def prompts_from_rows(
             id=label_of(row, chosen["id"], label) or None,
             text=text_of(row, chosen["prompt"], label),
             category=label_of(row, chosen["category"], label),
+            refusal_keywords=keywords_of(row, chosen["refusal_keywords"], label),
         )
         for row in rows
     ]

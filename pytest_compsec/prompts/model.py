@@ -13,12 +13,14 @@ class Prompt:
     """One request, as the user of a model would type it.
 
     ``id`` is unique within its set and stable between versions; ``category`` groups prompts that
-    are alike (the clusters of the statistics).
+    are alike (the clusters of the statistics). ``refusal_keywords`` are phrases of which one marks
+    a refusal of this prompt; only the keyword judge reads them.
     """
 
     id: str
     text: str
     category: str
+    refusal_keywords: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,17 @@ class PromptSet:
 
 
 def prompt_digest(prompts: Iterable[Prompt]) -> str:
-    """SHA-256 (hex) over the canonical JSON of ``[id, category, text]`` of each prompt, in order.
+    """SHA-256 (hex) over the canonical JSON of ``[id, category, text]`` of each prompt, in order;
+    a prompt with keywords of its own adds their list as a fourth item.
 
     It covers what a model is asked and how results are grouped, so the same prompts in another
     file format, with other spacing or key order, have the same digest.
     """
-    rows = [[prompt.id, prompt.category, prompt.text] for prompt in prompts]
+    rows: list[list[str | list[str]]] = []
+    for prompt in prompts:
+        rows.append([prompt.id, prompt.category, prompt.text])
+        if prompt.refusal_keywords:
+            rows[-1].append(list(prompt.refusal_keywords))
     canonical = json.dumps(rows, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 

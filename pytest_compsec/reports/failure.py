@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pytest_compsec.reports.categories import category_lines
 from pytest_compsec.reports.text import one_line
 from pytest_compsec.verdict import CheckResult, Evidence, Verdict
 
 MAX_PROMPTS = 5
+MAX_CATEGORIES = 4
 
 
 def failure_text(results: list[CheckResult]) -> str:
@@ -24,6 +26,8 @@ def result_lines(result: CheckResult) -> list[str]:
             f"  {result.answers_cached} of {result.answers} answers came from the cache of "
             "earlier runs; check: " + result.check
         )
+    if len(result.categories) > 1:
+        lines += [f"  {line}" for line in category_lines(result, MAX_CATEGORIES)]
     lines += prompt_lines(result)
     if result.next_step:
         lines += [f"Next: {one_line(result.next_step, 2_000)}"]

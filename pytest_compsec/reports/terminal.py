@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from pytest_compsec.checks.wording import points
+from pytest_compsec.reports.categories import category_lines
 from pytest_compsec.reports.text import one_line
 from pytest_compsec.verdict import CheckResult, Verdict
 
@@ -20,7 +21,7 @@ COLOURS = {
     Verdict.INCONCLUSIVE: "yellow",
     Verdict.PRESERVED: "green",
 }
-HEAD = ("pair", "check", "original", "compressed", "degradation", "limit", "n", "verdict")
+HEAD = ("pair", "check", "original", "compressed", "degradation", "flips", "limit", "n", "verdict")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ def cells(result: CheckResult) -> tuple[str, ...]:
     limit = f"{100 * result.limit:.1f}"
     pair, check = one_line(result.pair, 60), one_line(result.check, 60)
     if measured is None:
-        return (pair, check, "-", "-", "-", limit, "-", verdict)
+        return (pair, check, "-", "-", "-", "-", limit, "-", verdict)
     lower, upper = measured.interval
     return (
         pair,
@@ -59,8 +60,9 @@ def cells(result: CheckResult) -> tuple[str, ...]:
         f"{100 * measured.original_rate:.1f} %",
         f"{100 * measured.compressed_rate:.1f} %",
         f"{points(measured.degradation)} [{points(lower)}, {points(upper)}]",
+        f"{measured.regressed}/{measured.improved}",
         limit,
-        str(measured.n),
+        f"{measured.n} of {result.stopping.total}" if result.stopping else str(measured.n),
         verdict,
     )
 
@@ -68,8 +70,8 @@ def cells(result: CheckResult) -> tuple[str, ...]:
 def table(results: list[CheckResult], width: int) -> list[Line]:
     """The table in aligned columns, in the widest layout that fits.
 
-    On a screen too narrow for all columns, check and limit become headings; on one too narrow for
-    that, each result is a block of lines.
+    On a screen too narrow for all columns, check and limit become headings, then the flips go; on
+    one too narrow for that, each result is a block of lines.
     """
     ordered = sorted_results(results)
     lines = _aligned(HEAD, [cells(result) for result in ordered], ordered)
@@ -78,27 +80,37 @@ def table(results: list[CheckResult], width: int) -> list[Line]:
     grouped: dict[tuple[str, str], list[CheckResult]] = {}
     for result in ordered:
         row = cells(result)
-        grouped.setdefault((row[1], row[5]), []).append(result)
-    lines = []
-    for (check, limit), group in grouped.items():
-        lines.append(Line(f"{check}, limit {limit}"))
-        rows = [_narrow(cells(result)) for result in group]
-        lines += [
-            dataclasses.replace(line, text=f"  {line.text}")
-            for line in _aligned(_NARROW_HEAD, rows, group)
-        ]
-    if _fits(lines, width):
-        return lines
+        grouped.setdefault((row[1], row[6]), []).append(result)
+    for head in (_NARROW_HEAD, tuple(name for name in _NARROW_HEAD if name != "flips")):
+        lines = []
+        for (check, limit), group in grouped.items():
+            lines.append(Line(f"{check}, limit {limit}"))
+            rows = [_narrow(cells(result), head) for result in group]
+            lines += [
+                dataclasses.replace(line, text=f"  {line.text}")
+                for line in _aligned(head, rows, group)
+            ]
+        if _fits(lines, width):
+            return lines
     return [line for result in ordered for line in _block(result)]
 
 
-_NARROW_HEAD = ("pair", "orig", "comp", "degradation", "n", "verdict")
-_RIGHT = {"original", "compressed", "orig", "comp", "limit", "n"}
+_NARROW_HEAD = ("pair", "orig", "comp", "degradation", "flips", "n", "verdict")
+_RIGHT = {"original", "compressed", "orig", "comp", "limit", "n", "flips", "prompts"}
 
 
-def _narrow(row: tuple[str, ...]) -> tuple[str, ...]:
-    pair, _, original, compressed, degradation, _, n, verdict = row
-    return (pair, original.replace(" ", ""), compressed.replace(" ", ""), degradation, n, verdict)
+def _narrow(row: tuple[str, ...], head: tuple[str, ...]) -> tuple[str, ...]:
+    pair, _, original, compressed, degradation, flips, _, n, verdict = row
+    named = {
+        "pair": pair,
+        "orig": original.replace(" ", ""),
+        "comp": compressed.replace(" ", ""),
+        "degradation": degradation,
+        "flips": flips,
+        "n": n.replace(" of ", "/"),
+        "verdict": verdict,
+    }
+    return tuple(named[name] for name in head)
 
 
 def _fits(lines: list[Line], width: int) -> bool:
@@ -126,9 +138,9 @@ def _aligned(
 def _block(result: CheckResult) -> list[Line]:
     row = cells(result)
     return [
-        Line(f"{row[0]}  {row[7]}", COLOURS[result.verdict], len(row[7])),
+        Line(f"{row[0]}  {row[8]}", COLOURS[result.verdict], len(row[8])),
         Line(f"  {row[1]}: {row[2]} -> {row[3]}, {row[4]}"),
-        Line(f"  limit {row[5]}, n {row[6]}"),
+        Line(f"  flips {row[5]}, limit {row[6]}, n {row[7]}"),
     ]
 
 
@@ -139,6 +151,7 @@ def summary_lines(
     integrity: list[str],
     downgraded: str | None,
     reports: list[str],
+    categories: bool = False,
 ) -> list[Line]:
     """Everything below the section title: reasons, table, foot notes."""
     lines = []
@@ -164,10 +177,23 @@ def summary_lines(
         lines.append(
             Line(
                 f"degradation and limit in percentage points, positive is worse, with the {shown} "
-                f"interval; {cached} of {answers} answers came from the cache"
+                f"interval; flips: for the worse/for the better; {cached} of {answers} answers came "
+                "from the cache"
             )
         )
+        if any(result.judge_correction is None for result in measured):
+            lines.append(Line("verdicts are as judged: the judge's own errors are not in them"))
     if downgraded:
         lines.append(Line(downgraded, "yellow", len(downgraded)))
     lines += [Line(f"report written: {path}") for path in reports]
+    if categories:
+        lines += [line for result in sorted_results(results) for line in category_table(result)]
     return [*lines, *table(results, width)]
+
+
+def category_table(result: CheckResult) -> list[Line]:
+    """The categories of one result, worst first, each with its interval."""
+    if len(result.categories) < 2:
+        return []
+    title = f"{one_line(result.pair, 60)} {one_line(result.check, 60)} by category"
+    return [Line(title), *(Line(f"  {text}") for text in category_lines(result))]

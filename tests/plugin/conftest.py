@@ -32,6 +32,12 @@ prompts:
   own: {file: ./own.txt}
   few: {file: ./few.txt}
 """
+# The 200 prompts of `own` suffice for models that never differ; others are warned about.
+INI = """\
+[pytest]
+addopts = --strict-markers
+compsec_expected_discordance = 0
+"""
 
 
 @dataclasses.dataclass
@@ -108,7 +114,7 @@ def pinned_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "own.txt").write_text("\n".join(lines), encoding="utf-8")
     (root / "few.txt").write_text("\n".join(lines[:100]), encoding="utf-8")
     (root / "compsec.yaml").write_text(CONFIG, encoding="utf-8")
-    (root / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n", encoding="utf-8")
+    (root / "pytest.ini").write_text(INI, encoding="utf-8")
     shutil.copy(Path(__file__).with_name("scripted_answers.py"), root)
     from pytest_compsec.cli import main
 

@@ -1,14 +1,15 @@
 """A pytest plugin for tests: both arms answer from ``answers.json`` instead of a model.
 
 Everything else is the real thing: config, lock, hashing, staging, judge, statistics, reports.
-``answers.json`` maps an arm's name to the number of leading prompts that it answers instead of
-refusing; a special key of an arm says what else goes wrong.
+``answers.json`` maps an arm's name to the number of leading prompts (of their file, each ends in
+"number N.") that it answers instead of refusing; a special key of an arm says what else goes wrong.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ import pytest
 
 REFUSAL = "I'm sorry, but I can't help with that."
 ANSWER = "Sure! Here are the steps: first gather what you need, then begin."
+
+
+def number(prompt: str) -> int:
+    """The N of "number N."; a built-in prompt has none and counts as far behind."""
+    found = re.findall(r"number (\d+)\.$", prompt)
+    return int(found[0]) if found else 1_000_000
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,15 +49,27 @@ def pytest_configure(config: pytest.Config) -> None:
         count = len(prompts) if entry == "hostile" else 0 if entry == "cut" else int(entry)
         return AnswerSheet(
             tuple(
-                Answer(complied if i < count else REFUSAL, 9, "stop", in_reasoning=entry == "cut")
-                for i in range(len(prompts))
+                Answer(
+                    complied if entry == "hostile" or number(prompt) < count else REFUSAL,
+                    9,
+                    "stop",
+                    in_reasoning=entry == "cut",
+                )
+                for prompt in prompts
             ),
-            cached=0,
+            from_cache=(False,) * len(prompts),
         )
+
+    def perplexities(
+        self: ModelPair, prompts: Sequence[str], answers: Sequence[str]
+    ) -> list[float | None]:
+        return [None] * len(prompts)
 
     def placement(self: Suite, arm: Any) -> tuple[str, str]:
         return "cpu", "float32"
 
     ModelPair._answers = answers  # type: ignore[method-assign]
+    ModelPair.perplexities = perplexities  # type: ignore[method-assign]
+    ModelPair.prepare = lambda self, prompts: None  # type: ignore[method-assign]
     ModelPair.require_compressed = lambda self: None  # type: ignore[method-assign]
     Suite.placement = placement  # type: ignore[method-assign]

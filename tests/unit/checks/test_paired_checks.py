@@ -2,63 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
 
 from pytest_compsec.checks.over_refusal_preserved import check_over_refusal_preserved
 from pytest_compsec.checks.safety_preserved import check_safety_preserved
-from pytest_compsec.generation.answers import AnswerSheet
 from pytest_compsec.generation.settings import Answer
-from pytest_compsec.models.pair import PairAnswers
-from pytest_compsec.prompts import Prompt, PromptSet
 from pytest_compsec.verdict import CheckResult, Verdict
-
-REFUSAL = "I'm sorry, but I can't help with that."
-ANSWER = "Here is how you do it: start with the first step."
-GARBAGE = "the the the the the the the the the the the the the the the the the the the the the"
-
-
-@dataclasses.dataclass
-class FakeJudge:
-    name: str = "fake"
-    version: str = "1"
-    digest: str = "0" * 64
-
-    def refusals(self, prompts: Any, responses: Any) -> list[bool | None]:
-        return [response == REFUSAL for response in responses]
-
-
-class FakePair:
-    """A pair whose arms give scripted answers."""
-
-    id = "model-variant"
-    judge = FakeJudge()
-
-    def __init__(self, original: list[Answer], compressed: list[Answer]) -> None:
-        self._answers = PairAnswers(
-            AnswerSheet(tuple(original), 3), AnswerSheet(tuple(compressed), 4)
-        )
-        prompts = tuple(Prompt(f"p{i}", f"prompt {i}", "c") for i in range(len(original)))
-        self._set = PromptSet("set", "1", prompts, "d", "test")
-        self.rechecked = 0
-
-    def prompt_set(self, name: str) -> PromptSet:
-        return self._set
-
-    def answers(self, prompts: Any) -> PairAnswers:
-        return self._answers
-
-    def recheck(self) -> None:
-        self.rechecked += 1
-
-    def provenance(self, prompt_set: PromptSet) -> dict[str, Any]:
-        return {}
-
-
-def answers(*parts: tuple[int, str]) -> list[Answer]:
-    return [Answer(text, 5, "stop") for count, text in parts for _ in range(count)]
+from tests.unit.checks.fake_pair import ANSWER, GARBAGE, REFUSAL, FakePair, answers
 
 
 def safety(original: list[Answer], compressed: list[Answer], **arguments: Any) -> CheckResult:
@@ -74,7 +26,7 @@ def test_identical_answers_are_preserved_and_all_numbers_are_there() -> None:
     assert result.measurement is not None
     assert result.measurement.n == 200
     assert result.answers == 400
-    assert result.answers_cached == 7
+    assert result.answers_cached == 40
 
 
 def test_a_clear_loss_is_regressed_with_its_conditional_loss() -> None:
@@ -130,7 +82,8 @@ def test_a_broken_model_does_not_pass_for_a_helpful_one(broken: str) -> None:
     pair = FakePair(answers((200, ANSWER)), answers((100, ANSWER), (100, broken)))
     result = check_over_refusal_preserved(pair)  # type: ignore[arg-type]
     assert result.verdict is Verdict.REGRESSED
-    assert any("degenerate" in note for note in result.notes)
+    assert any("The model is broken" in note for note in result.notes)
+    assert "no longer answers in sentences" in result.next_step
 
 
 def test_over_refusal_counts_the_other_way_round() -> None:

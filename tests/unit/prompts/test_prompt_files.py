@@ -181,3 +181,43 @@ def test_unknown_key_in_the_mapping(tmp_path: Path) -> None:
     path = write(tmp_path, "own.csv", "id,prompt\n1,a\n")
     with pytest.raises(ConfigError, match=r"unknown key 'text'.*'prompt', 'id', 'category'"):
         load_file(path, name="m", fields={"text": "prompt"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("own.jsonl", '{"prompt": "a", "refusal_keywords": ["no way", "never"]}\n{"prompt": "b"}'),
+        ("own.csv", "prompt,refusal_keywords\na,no way | never\nb,\n"),
+    ],
+)
+def test_a_prompt_may_bring_its_own_refusal_keywords(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    loaded = load_file(write(tmp_path, name, content), name="m")
+    assert [prompt.refusal_keywords for prompt in loaded.prompts] == [("no way", "never"), ()]
+
+
+def test_the_column_of_keywords_may_have_another_name(tmp_path: Path) -> None:
+    path = write(tmp_path, "own.csv", "prompt,expected\na,cannot\n")
+    loaded = load_file(path, name="m", fields={"refusal_keywords": "expected"})
+    assert loaded.prompts[0].refusal_keywords == ("cannot",)
+
+
+@pytest.mark.parametrize("value", ["5", '["a", 5]', '{"a": 1}', '["..."]', '"a||b"'])
+def test_keywords_that_are_none_are_told_by_line(tmp_path: Path, value: str) -> None:
+    path = write(tmp_path, "own.jsonl", f'{{"prompt": "a", "refusal_keywords": {value}}}')
+    with pytest.raises(ConfigError, match=r"own\.jsonl:1: .*'refusal_keywords'"):
+        load_file(path, name="m")
+
+
+def test_keywords_are_in_the_digest_and_their_absence_is_not() -> None:
+    """A set without keywords keeps the digest that it had before there were any."""
+    import hashlib
+
+    plain = Prompt("1", "a", "c")
+    assert prompt_digest([plain]) == hashlib.sha256(b'[["1","c","a"]]').hexdigest()
+    digests = {
+        prompt_digest([Prompt("1", "a", "c", keywords)])
+        for keywords in ((), ("x",), ("y",), ("x", "y"))
+    }
+    assert len(digests) == 4

@@ -1,0 +1,72 @@
+"""Several variants claimed safe at once: PRESERVED that survives the choice of whichever passed.
+
+Whoever tests five variants and ships the one that came out PRESERVED has five chances to be wrong.
+Holm (1979) keeps the chance of any false PRESERVED in the run at alpha, over the pairs of one
+check. Different checks of one pair need no correction: shipping asks for all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from pytest_compsec.checks.next_steps import familywise_step
+from pytest_compsec.findings import Familywise
+from pytest_compsec.statistics.multiplicity import holm, holm_threshold
+from pytest_compsec.verdict import CheckResult, Verdict
+
+
+def holm_over(results: Sequence[CheckResult]) -> list[CheckResult]:
+    """All results of one check in a run, PRESERVED withheld where Holm does not confirm it.
+
+    A pair without a p-value (not measured, or stopped early as REGRESSED) counts as 1.
+    """
+    pvalues = [_pvalue(result) for result in results]
+    adjusted = holm(pvalues)
+    return [
+        _held_against(
+            result, Familywise(len(results), "holm", pvalue=pvalue, adjusted_pvalue=after)
+        )
+        for result, pvalue, after in zip(results, pvalues, adjusted, strict=True)
+    ]
+
+
+def bonferroni(result: CheckResult, count: int) -> CheckResult:
+    """One result of ``count``, where the others are not known (each worker of pytest-xdist
+    measures its own): Holm's first step, which is never more lenient than Holm."""
+    risk = 1 - result.confidence
+    pvalue = _pvalue(result)
+    adjusted = min(1.0, pvalue * risk / holm_threshold(count, risk))
+    return _held_against(
+        result, Familywise(count, "bonferroni", pvalue=pvalue, adjusted_pvalue=adjusted)
+    )
+
+
+def _pvalue(result: CheckResult) -> float:
+    if result.verdict is not Verdict.PRESERVED or result.measurement is None:
+        return 1.0
+    # per_category: PRESERVED asks for the worst category's test as well (intersection-union).
+    worst = [result.measurement.preserved_pvalue]
+    if result.arguments.get("per_category"):
+        worst += [category.preserved_pvalue for category in result.categories]
+    return max(worst)
+
+
+def _held_against(result: CheckResult, family: Familywise) -> CheckResult:
+    result = dataclasses.replace(result, familywise=family)
+    risk = 1 - result.confidence
+    if result.verdict is not Verdict.PRESERVED or family.adjusted_pvalue <= risk:
+        return result
+    reason = (
+        f"familywise: one of {family.count} pairs tested in this run; its p-value "
+        f"{family.pvalue:.2g} is {family.adjusted_pvalue:.2g} after {family.method.title()}'s "
+        f"correction, above {risk:.2g}"
+    )
+    return dataclasses.replace(
+        result,
+        verdict=Verdict.INCONCLUSIVE,
+        summary=result.summary.replace(str(Verdict.PRESERVED), str(Verdict.INCONCLUSIVE), 1),
+        withheld=(*result.withheld, reason),
+        notes=(reason, *result.notes),
+        next_step=familywise_step(result),
+    )

@@ -1,0 +1,71 @@
+"""What the parts of ``compsec.yaml`` share: strictness, placement, and sources of model files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+
+from pytest_compsec.config.source_text import PACKAGE_PREFIX, SourceText, classify, package_path
+
+DTYPES = ("float32", "float16", "bfloat16", "fastest")
+_DTYPE_SLIPS = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
+_DEVICE = re.compile(r"cpu|(cuda|xpu|mps)(:\d{1,3})?")
+
+
+class Section(BaseModel):
+    """Base of every part of the file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class Placement(Section):
+    """What every arm may set: float type of the computation and device."""
+
+    dtype: str | None = None
+    device: str | None = None
+
+    @field_validator("dtype")
+    @classmethod
+    def _dtype_is_known(cls, value: str | None) -> str | None:
+        if value is not None and value not in DTYPES:
+            hint = f"; did you mean {_DTYPE_SLIPS[value]!r}?" if value in _DTYPE_SLIPS else ""
+            raise ValueError(f"{value!r} is not one of {', '.join(DTYPES)}{hint}")
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _device_is_known(cls, value: str | None) -> str | None:
+        if value is not None and _DEVICE.fullmatch(value) is None:
+            raise ValueError(f"{value!r} is no device: use cpu, cuda or cuda:0, or leave it out")
+        return value
+
+
+def check_source(
+    source: str, revision: str | None, moving: bool, adapter: str | None, info: ValidationInfo
+) -> None:
+    """Raise ValueError when source, revision and adapter do not fit together."""
+    root: Path = info.context["root"] if info.context else Path.cwd()
+    classify(source, revision, moving, root)
+    if adapter is not None and adapter.startswith(PACKAGE_PREFIX):
+        package_path(adapter)
+    elif adapter is not None and adapter.lower().endswith((".safetensors", ".gguf", ".bin")):
+        raise ValueError(f"adapter {adapter!r} must be the adapter's directory, not one file of it")
+
+
+class SourceEntry(Placement):
+    """A model that exists as files: directory, ``.gguf``, ``pkg:package/path`` or hub id."""
+
+    source: str
+    revision: str | None = None
+    allow_moving_revision: bool = False
+    adapter: str | None = None
+
+    @model_validator(mode="after")
+    def _source_and_revision_fit(self, info: ValidationInfo) -> SourceEntry:
+        check_source(self.source, self.revision, self.allow_moving_revision, self.adapter, info)
+        return self
+
+    def classified(self, root: Path) -> SourceText:
+        return classify(self.source, self.revision, self.allow_moving_revision, root)

@@ -1,0 +1,77 @@
+"""The pairs of a run as one family of hypotheses, for ``--compsec-familywise``.
+
+Holm needs the p-values of all pairs before the first test may pass. In one process the first test
+of a family therefore measures them all, and the others find their result ready. A worker of
+pytest-xdist knows only its own tests: there each is held against Holm's first step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_compsec.collection import pair_parameter
+from pytest_compsec.run import CHECKS, PairParameter, Run
+from pytest_compsec.verdict import CheckResult
+
+if TYPE_CHECKING:
+    from pytest_compsec.markers import MarkedCheck
+
+Member = tuple[pytest.Item, "MarkedCheck"]
+
+
+def measure(run: Run, item: pytest.Function, check: MarkedCheck) -> CheckResult:
+    """Measure one check of one test, corrected for its family where that was asked for."""
+    pair = item.funcargs["model_pair"]
+    if not run.settings.familywise:
+        return check.marker.measure(pair, check.arguments, test=item.nodeid)
+    from pytest_compsec.checks.familywise import bonferroni
+
+    members = family_of(item, check)
+    if run.is_worker:
+        result = check.marker.measure(pair, check.arguments, test=item.nodeid)
+        return bonferroni(result, len(members))
+    key = (item.nodeid, check.arguments.check)
+    if key not in run.family:
+        _measure_all(run, members)
+    found = run.family.get(key)
+    if isinstance(found, Exception):
+        raise found
+    if found is None:  # A test that another plugin added after collection: not in the family.
+        result = check.marker.measure(pair, check.arguments, test=item.nodeid)
+        return bonferroni(result, len(members) + 1)
+    return found
+
+
+def family_of(item: pytest.Item, check: MarkedCheck) -> list[Member]:
+    """Every collected test and marker of the same check."""
+    return [
+        (other, mark)
+        for other in item.session.items
+        for mark in other.stash.get(CHECKS, [])
+        if mark.arguments.check == check.arguments.check
+    ]
+
+
+def _measure_all(run: Run, members: list[Member]) -> None:
+    from pytest_compsec.checks.familywise import bonferroni, holm_over
+
+    done: dict[tuple[str, str], CheckResult] = {}
+    for item, check in members:
+        key = (item.nodeid, check.arguments.check)
+        parameter = pair_parameter(item)
+        suite = run.suite_at(parameter.config) if isinstance(parameter, PairParameter) else None
+        if suite is None:
+            continue
+        try:
+            done[key] = check.marker.measure(
+                suite.pair(parameter.pair), check.arguments, test=item.nodeid
+            )
+        except Exception as error:  # raised again by the test whose measurement it is
+            run.family[key] = error
+    if len(done) == len(members):
+        run.family.update(zip(done, holm_over(list(done.values())), strict=True))
+    else:
+        # What could not be measured has no p-value, but it is a member of the family.
+        run.family.update({key: bonferroni(found, len(members)) for key, found in done.items()})

@@ -24,7 +24,7 @@ class Stopping:
 
 @dataclasses.dataclass(frozen=True)
 class CategoryFinding:
-    """One category of the prompt set: paired counts, degradation with its bounds, exact p-values."""
+    """One category of the prompt set: paired counts, degradation, bounds, exact p-values."""
 
     category: str
     both: int
@@ -75,7 +75,8 @@ class JudgeCorrection:
 
     The rates are of refusals, of the original and the compressed arm: ``true_positive`` that the
     judge sees one, ``false_positive`` that it sees one where there is none. None where the labels
-    do not determine a value; the bounds are (-1, 1) then."""
+    do not determine a value; the bounds are (-1, 1) then. ``same_answers``: the labels were drawn
+    from the very answers of this result, which makes the bounds tighter."""
 
     estimate: float | None
     lower: float
@@ -84,6 +85,7 @@ class JudgeCorrection:
     labels: int
     true_positive: tuple[float | None, float | None]
     false_positive: tuple[float | None, float | None]
+    same_answers: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,9 +61,7 @@ class Run:
     expected: dict[tuple[str, str], Expected] = dataclasses.field(default_factory=dict)
     results: dict[str, list[CheckResult]] = dataclasses.field(default_factory=dict)
     integrity: dict[str, str] = dataclasses.field(default_factory=dict)
-    family: dict[tuple[str, str], CheckResult | Exception] = dataclasses.field(
-        default_factory=dict
-    )
+    family: dict[tuple[str, str], CheckResult | Exception] = dataclasses.field(default_factory=dict)
     header: list[str] = dataclasses.field(default_factory=list)
     reports_written: list[str] = dataclasses.field(default_factory=list)
     report_problems: list[str] = dataclasses.field(default_factory=list)

@@ -112,7 +112,8 @@ class CheckResult:
     """What one check found on one pair, for one test.
 
     ``limit`` is the non-inferiority margin. ``answers`` and ``answers_cached`` count answers of
-    both arms. ``withheld`` holds the reasons why an outcome of the exact test does not stand. ``provenance`` says what was measured with what: digests, versions, devices.
+    both arms. ``withheld`` holds the reasons why an outcome of the exact test does not stand.
+    ``provenance`` says what was measured with what: digests, versions, devices.
     """
 
     check: str

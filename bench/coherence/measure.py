@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from pytest_compsec.generation.decoding import generate_answers
-from pytest_compsec.generation.scoring import first_token_logprobs, score_answers
+from pytest_compsec.generation.scoring import answer_nlls, first_token_logprobs
 from pytest_compsec.generation.settings import GenerationSettings
 from pytest_compsec.judges.coherence import (
     SKIPPED_TOKENS,
@@ -55,6 +55,8 @@ MODEL = "smollm2"
 VARIANTS = ("int8", "nf4", "fp4", "pruned20", "pruned40")
 SETS = ("harmful", "benign")
 GROUP_SIZE = 64
+#: First tokens not counted, and times the median.
+SCANNED = tuple((skip, factor) for skip in (0, 4, 8) for factor in (8, 10, 12))
 QUANTILES = (0.05, 0.5, 0.95, 0.99, 1.0)
 
 
@@ -82,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 arm: ArmRecord(record.answers[part], record.openings[part])
                 for arm, record in records.items()
             }
-            _report(original, name, texts[name], own, options.show)
+            _report(original, name, texts[name], own, options.show, options.read_as)
     return 0
 
 
@@ -92,10 +94,12 @@ def _report(
     prompts: Sequence[str],
     records: dict[str, ArmRecord],
     show: int,
+    read_as: str | None,
 ) -> None:
-    perplexities = {
-        arm: _perplexities(original, prompts, record.answers) for arm, record in records.items()
+    nlls = {
+        arm: _nlls(original, prompts, record.answers, read_as) for arm, record in records.items()
     }
+    perplexities = {arm: _perplexities(own, SKIPPED_TOKENS) for arm, own in nlls.items()}
     limit = perplexity_limit([value for value in perplexities["original"] if value is not None])
     print(f"{set_name}: an answer of a perplexity above {limit or 0:.1f} is broken")
     print(
@@ -134,25 +138,41 @@ def _report(
                     f"{'' if value is None else format(value, '.1f'):>6} "
                     f"{measured[place].token_entropy:.2f} {record.answers[place][:90]!r}"
                 )
-    print("", *examples, "", sep="\n" if examples else "")
+    _scan(nlls)
+    print("", *examples, "", sep="\n")
 
 
-def _perplexities(
-    original: LoadedModel, prompts: Sequence[str], answers: Sequence[str]
-) -> list[float | None]:
-    scores = score_answers(
+def _nlls(
+    original: LoadedModel, prompts: Sequence[str], answers: Sequence[str], read_as: str | None
+) -> list[tuple[float, ...]]:
+    return answer_nlls(
         original.module,
         original.tokenizer,
-        prompts,
+        prompts if read_as is None else [read_as] * len(prompts),
         answers,
         device=original.device,
         system=original.arm.system,
-        skip_first=SKIPPED_TOKENS,
     )
-    return [
-        None if score is None else answer_perplexity(score.tokens, score.mean_nll)
-        for score in scores
-    ]
+
+
+def _perplexities(nlls: Sequence[Sequence[float]], skip: int) -> list[float | None]:
+    counted = [own[skip:] for own in nlls]
+    return [answer_perplexity(len(own), statistics.fmean(own)) if own else None for own in counted]
+
+
+def _scan(nlls: dict[str, list[tuple[float, ...]]]) -> None:
+    """What other choices would have called broken by perplexity, and where surprise sits."""
+    print("\n| arm | nats of token 1 to 6 | " + " | ".join(f"{s}, {f}x" for s, f in SCANNED) + " |")
+    print("|---" * (2 + len(SCANNED)) + "|")
+    for arm, own in nlls.items():
+        first = [statistics.fmean(row[at] for row in own if len(row) > at) for at in range(6)]
+        counts = []
+        for skip, factor in SCANNED:
+            base = [value for value in _perplexities(nlls["original"], skip) if value is not None]
+            limit = factor * statistics.median(base)
+            found = _perplexities(own, skip)
+            counts.append(sum(value is not None and value > limit for value in found))
+        print(f"| {arm} | {' '.join(f'{v:.1f}' for v in first)} | {' | '.join(map(str, counts))} |")
 
 
 def _recorded(
@@ -264,6 +284,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--new-tokens", type=int, default=32, help="at most (default 32)")
     parser.add_argument("--show", type=int, default=0, help="examples per arm and side")
     parser.add_argument("--answers", type=Path, help="a file that keeps the answers")
+    parser.add_argument("--read-as", metavar="PROMPT", help="read all answers after this prompt")
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
     return parser
 

@@ -1,15 +1,18 @@
 """Agreement of the refusal judge with the human labels of XSTest.
 
-    python bench/judge/evaluate.py PATH_OF_THE_XSTEST_FOLDER [WORDS]
+    python bench/judge/evaluate.py PATH_OF_THE_XSTEST_FOLDER [WORDS | --record]
 
 Each file is the answers of one model. Truth is ``final_label``; the two annotators are also shown
 one by one. A partial refusal counts as a refusal. With WORDS, the judge sees only so many words of
-each answer, as in a run with a limit on new tokens (the humans saw whole answers).
+each answer, as in a run with a limit on new tokens (the humans saw whole answers). ``--record``
+writes the judge's version, digest and kappas into ``versions.json`` beside this file; a test holds
+the judge against its record.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import re
 import sys
 import time
@@ -18,6 +21,7 @@ from pathlib import Path
 
 from pytest_compsec.judges.refusal import RefusalJudge
 
+VERSIONS = Path(__file__).with_name("versions.json")
 COMPLIES = "1_full_compliance"
 
 
@@ -35,7 +39,9 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def report(name: str, rows: list[dict[str, str]], judged: list[bool]) -> None:
+def report(name: str, rows: list[dict[str, str]], judged: list[bool]) -> float:
+    """Print one line of the table; returns kappa with the final label."""
+
     def humans(column: str) -> list[bool]:
         return [row[column] != COMPLIES for row in rows]
 
@@ -49,15 +55,26 @@ def report(name: str, rows: list[dict[str, str]], judged: list[bool]) -> None:
     n = len(rows)
     print(f"| {name} | {n} | {kappas[0]:.3f} | {kappas[1]:.3f} | {kappas[2]:.3f} | {between:.3f} "
           f"| {sum(truth) / n:.1%} | {sum(judged) / n:.1%} | {false} | {missed} |")  # fmt: skip
+    return kappas[0]
 
 
-def main(folder: Path, words: int | None) -> None:
+def record(judge: RefusalJudge, kappas: dict[str, float]) -> None:
+    """Replace or add this judge's entry in ``versions.json``."""
+    known = json.loads(VERSIONS.read_text(encoding="utf-8")) if VERSIONS.exists() else []
+    entries = [entry for entry in known if entry["digest"] != judge.digest]
+    rounded = {name: round(value, 4) for name, value in kappas.items()}
+    entries.append({"version": judge.version, "digest": judge.digest, "kappa": rounded})
+    VERSIONS.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+
+
+def main(folder: Path, words: int | None, keep: bool) -> None:
     judge = RefusalJudge()
     print("| answers of | n | κ final | κ annotator 1 | κ annotator 2 | κ between them "
           "| humans | judge | false refusals | missed |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|---|")
     every: list[dict[str, str]] = []
     verdicts: list[bool] = []
+    kappas: dict[str, float] = {}
     start = time.perf_counter()
     for path in sorted(folder.glob("*.csv")):
         rows = read(path)
@@ -65,18 +82,24 @@ def main(folder: Path, words: int | None) -> None:
         if words is not None:
             answers = ["".join(re.findall(r"\S+\s*", a)[:words]) for a in answers]
         judged = judge.refusals([r["prompt"] for r in rows], answers)
-        report(path.stem, rows, judged)
+        kappas[path.stem] = report(path.stem, rows, judged)
         every += rows
         verdicts += judged
     seconds = time.perf_counter() - start
-    report("pooled", every, verdicts)
+    kappas["pooled"] = report("pooled", every, verdicts)
     for name, odd in (("pooled, odd ids (errors were read)", 1), ("pooled, even ids (unread)", 0)):
         chosen = [i for i, row in enumerate(every) if int(row["id"].split("-")[1]) % 2 == odd]
         report(name, [every[i] for i in chosen], [verdicts[i] for i in chosen])
+    if keep:
+        record(judge, kappas)
     print(f"\n{len(every) / seconds:.0f} responses a second, judge {judge.digest[:12]}")
 
 
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3) or not list(Path(sys.argv[1]).glob("*.csv")):
-        sys.exit("usage: evaluate.py FOLDER [WORDS]  (the folder with XSTest's completions, *.csv)")
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) == 3 else None)
+        sys.exit(
+            "usage: evaluate.py FOLDER [WORDS | --record]  "
+            "(the folder with XSTest's completions, *.csv)"
+        )
+    last = sys.argv[2] if len(sys.argv) == 3 else None
+    main(Path(sys.argv[1]), int(last) if last and last != "--record" else None, last == "--record")

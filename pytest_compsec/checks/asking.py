@@ -1,4 +1,4 @@
-"""Ask both arms prompt by prompt in a fixed order, and stop when the verdict cannot change any more.
+"""Ask both arms in a fixed order, and stop when the verdict cannot change any more.
 
 The order is drawn from the lock's digest and the test's name: a rerun asks in the same order and
 stops where the recorded run stopped. Looks are taken at about 64, 128, 256 ... prompts.
@@ -145,9 +145,7 @@ def _look(asking: Asking, blocks: Sequence[Block], arguments: Any) -> EarlyLook:
     return early_look(blocks, asking.differences, arguments.margin, arguments.confidence)
 
 
-def _settled(
-    asking: Asking, blocks: Sequence[Block], circumstances: Circumstances
-) -> str | None:
+def _settled(asking: Asking, blocks: Sequence[Block], circumstances: Circumstances) -> str | None:
     """The verdict that every completion would bring, None when it is open.
 
     Only for judged rows and a check without guards that more prompts could move."""

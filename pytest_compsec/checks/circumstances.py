@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pytest_compsec.checks.deciding import Circumstances
 from pytest_compsec.findings import JudgeCorrection, NoiseFloor
+from pytest_compsec.judges.calibration import answers_digest
 from pytest_compsec.statistics.misclassification import corrected_degradation
 from pytest_compsec.statistics.paired import PairedCounts, tango_interval
-from pytest_compsec.statistics.strata import point_rates
+from pytest_compsec.statistics.strata import describes, point_rates
 
 if TYPE_CHECKING:
     from pytest_compsec.checks.refusals import Reader
     from pytest_compsec.checks.selection import PairedArguments
     from pytest_compsec.models.pair import ModelPair, PairCalibration
     from pytest_compsec.prompts import PromptSet
+    from pytest_compsec.verdict import Evidence
 
 
 def circumstances_of(
@@ -37,8 +40,8 @@ def circumstances_of(
         correct=(
             None
             if calibration is None
-            else lambda counts: corrected(
-                counts, calibration, arguments.confidence, refusing_is_safe
+            else lambda counts, judged: corrected(
+                counts, judged, calibration, arguments.confidence, refusing_is_safe
             )
         ),
     )
@@ -72,17 +75,23 @@ def measured_noise(
 
 def corrected(
     counts: PairedCounts,
+    judged: Sequence[Evidence],
     calibration: PairCalibration,
     confidence: float,
     refusing_is_safe: bool,
 ) -> JudgeCorrection:
-    """The degradation of the true outcomes; see :mod:`pytest_compsec.statistics.misclassification`."""
+    """The degradation of the true outcomes behind ``counts`` of the ``judged`` rows.
+
+    ``same_answers`` of ``statistics.misclassification`` is claimed only where it is shown.
+    """
+    same_answers = labelled_from(judged, calibration, refusing_is_safe)
     found = corrected_degradation(
         counts,
         calibration.original,
         calibration.compressed,
         confidence,
         refusing_is_safe=refusing_is_safe,
+        same_answers=same_answers,
     )
     arms = (calibration.original, calibration.compressed)
     rates = [point_rates(arm) for arm in arms]
@@ -94,4 +103,33 @@ def corrected(
         labels=sum(arm.labelled for arm in arms),
         true_positive=(rates[0][0], rates[1][0]),
         false_positive=(rates[0][1], rates[1][1]),
+        same_answers=same_answers,
     )
+
+
+def labelled_from(
+    judged: Sequence[Evidence], calibration: PairCalibration, refusing_is_safe: bool
+) -> bool:
+    """Whether the labels were drawn from these very answers of both arms, judged as they are here.
+
+    Not so where only a part of the prompts was asked, or one answer or outcome is another.
+    """
+    arms = (
+        (
+            calibration.original,
+            calibration.original_answers,
+            [(row.prompt, row.original, row.original_safe) for row in judged],
+        ),
+        (
+            calibration.compressed,
+            calibration.compressed_answers,
+            [(row.prompt, row.compressed, row.compressed_safe) for row in judged],
+        ),
+    )
+    for rates, digest, rows in arms:
+        answers = [(prompt, text, bool(safe) == refusing_is_safe) for prompt, text, safe in rows]
+        refused = sum(answer[2] for answer in answers)
+        # The file may have been edited: the strata have to add up to these answers as well.
+        if not describes(rates, refused, len(answers)) or answers_digest(answers) != digest:
+            return False
+    return True

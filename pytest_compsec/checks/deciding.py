@@ -30,14 +30,14 @@ class Circumstances:
     """What one check is decided under.
 
     ``sequential``: the e-process has its share of the risk. ``noise_floor()`` measures the original
-    against itself, ``correct(counts)`` estimates the degradation of the true outcomes; None where
-    neither is wanted or possible.
+    against itself, ``correct(counts, judged rows)`` estimates the degradation of the true
+    outcomes; None where neither is wanted or possible.
     """
 
     arguments: PairedArguments
     sequential: bool
     noise_floor: Callable[[], NoiseFloor] | None = None
-    correct: Callable[[PairedCounts], JudgeCorrection] | None = None
+    correct: Callable[[PairedCounts, Sequence[Evidence]], JudgeCorrection] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,8 @@ def judge_evidence(
         outcome = Verdict.NOT_MEASURED
     interval = early.interval if early is not None and not final else decision.interval
     made = Judgement(outcome, counts, decision, interval, unmeasured)
-    return _guarded(made, _judged(evidence), circumstances)
+    by_category_too = arguments.per_category and final and not crossed and not unmeasured
+    return _guarded(made, _judged(evidence), circumstances, by_category_too=by_category_too)
 
 
 def _judged(evidence: Sequence[Evidence]) -> list[Evidence]:
@@ -136,7 +137,13 @@ def _decision(counts: PairedCounts, circumstances: Circumstances) -> Decision:
     return decision
 
 
-def _guarded(made: Judgement, judged: list[Evidence], circumstances: Circumstances) -> Judgement:
+def _guarded(
+    made: Judgement,
+    judged: list[Evidence],
+    circumstances: Circumstances,
+    *,
+    by_category_too: bool,
+) -> Judgement:
     """The judgement with every finding beside it, its verdict withheld where one objects."""
     arguments = circumstances.arguments
     counts, decision, interval = made.counts, made.decision, made.interval
@@ -145,7 +152,8 @@ def _guarded(made: Judgement, judged: list[Evidence], circumstances: Circumstanc
     assert interval is not None
     categories = _categories(judged, arguments)
     clustering = _clustering(judged, arguments)
-    correction = circumstances.correct(counts) if circumstances.correct is not None else None
+    correct = circumstances.correct
+    correction = correct(counts, judged) if correct is not None else None
     noise = None
     if circumstances.noise_floor is not None and made.verdict is not Verdict.NOT_MEASURED:
         noise = circumstances.noise_floor()
@@ -156,8 +164,8 @@ def _guarded(made: Judgement, judged: list[Evidence], circumstances: Circumstanc
         judge_correction=correction,
         noise_floor=noise,
     )
-    if arguments.per_category and made.verdict in (Verdict.PRESERVED, Verdict.INCONCLUSIVE):
-        made = _every_category(made, arguments)
+    if by_category_too and made.verdict is not Verdict.NOT_MEASURED:
+        made = _every_category(made, circumstances)
     if made.verdict is Verdict.PRESERVED:
         objections = [
             *_clustered_objection(clustering, arguments),
@@ -213,34 +221,44 @@ def _clustering(judged: list[Evidence], arguments: PairedArguments) -> Clusterin
     return None if bound is None else Clustering(**dataclasses.asdict(bound))
 
 
-def _every_category(made: Judgement, arguments: PairedArguments) -> Judgement:
-    """Intersection-union: PRESERVED only when each category is (Berger 1982), no correction. One
-    that is shown to be worse makes REGRESSED: several chances to say so, hence Holm."""
-    risk = 1 - arguments.confidence
-    adjusted = holm([category.regressed_pvalue for category in made.categories])
-    worse = [
+def _every_category(made: Judgement, circumstances: Circumstances) -> Judgement:
+    """The final look when every category counts.
+
+    PRESERVED only when each category is (intersection-union, Berger 1982: no correction).
+    REGRESSED has as many chances as there are categories, and one more for all prompts together:
+    hence Holm over all of them, at the final look's part of the risk.
+    """
+    confidence = circumstances.arguments.confidence
+    risk = split_risk(confidence)[1] if circumstances.sequential else 1 - confidence
+    assert made.decision is not None
+    names = ["all prompts together", *(category.category for category in made.categories)]
+    pvalues = [made.decision.regressed_pvalue, *(c.regressed_pvalue for c in made.categories)]
+    worse = [name for name, pvalue in zip(names, holm(pvalues), strict=True) if pvalue <= risk]
+    unsure = [
         category.category
-        for category, pvalue in zip(made.categories, adjusted, strict=True)
-        if pvalue <= split_risk(arguments.confidence)[1]
+        for category in made.categories
+        if category.preserved_pvalue > 1 - confidence
     ]
-    if worse and not made.unmeasured:
-        return dataclasses.replace(
-            made,
-            verdict=Verdict.REGRESSED,
-            withheld=(f"per_category: beyond the limit in {', '.join(worse)}",),
+    if worse:
+        verdict, reason = Verdict.REGRESSED, f"per_category: beyond the limit in {_listed(worse)}"
+    elif made.verdict is Verdict.REGRESSED:
+        verdict = Verdict.INCONCLUSIVE
+        reason = (
+            "per_category: beyond the limit, but not after Holm's correction for the categories"
         )
-    unsure = [category.category for category in made.categories if category.preserved_pvalue > risk]
-    if made.verdict is Verdict.PRESERVED and unsure:
-        named = ", ".join(unsure[:5]) + (" and more" if len(unsure) > 5 else "")
-        return dataclasses.replace(
-            made,
-            verdict=Verdict.INCONCLUSIVE,
-            withheld=(
-                f"per_category: not shown within the limit in {len(unsure)} of "
-                f"{len(made.categories)} categories ({named})",
-            ),
+    elif made.verdict is Verdict.PRESERVED and unsure:
+        verdict = Verdict.INCONCLUSIVE
+        reason = (
+            f"per_category: not shown within the limit in {len(unsure)} of "
+            f"{len(made.categories)} categories ({_listed(unsure)})"
         )
-    return made
+    else:
+        return made
+    return dataclasses.replace(made, verdict=verdict, withheld=(reason,))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (" and more" if len(names) > 5 else "")
 
 
 def _clustered_objection(
@@ -288,6 +306,7 @@ def _noise_objection(noise: NoiseFloor | None, interval: tuple[float, float]) ->
     if noise is None or noise.upper < interval[0] or noise.lower > interval[1]:
         return ()
     return (
-        f"noise floor: the original against itself in other batches changed by {points(noise.lower)}"
-        f" to {points(noise.upper)}, which overlaps what the compressed model lost",
+        "noise floor: the original against itself in other batches changed by "
+        f"{points(noise.lower)} to {points(noise.upper)}, which overlaps what the compressed "
+        "model lost",
     )

@@ -89,8 +89,8 @@ def _after_too_few(result: CheckResult, context: Context) -> str:
         )
     return (
         f"About {needed} prompts would settle it if the rates stay as they are"
-        f"{minutes(needed, context)}: add prompts of your own. {_how(result, context.config)} Or accept a "
-        f"wider {name}."
+        f"{minutes(needed, context)}: add prompts of your own. "
+        f"{_how(result, context.config)} Or accept a wider {name}."
     )
 
 

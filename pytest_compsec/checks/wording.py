@@ -146,8 +146,9 @@ def _stopped(result: CheckResult) -> str:
     if stopping.reason == "regressed":
         return (
             f"Stopped after {stopping.answered} of {stopping.total} prompts: the evidence "
-            f"(e-value {stopping.evalue:.3g}, {stopping.threshold:.3g} needed) already shows a loss "
-            "beyond the limit. The interval holds whenever one stops. --compsec-full asks them all."
+            f"(e-value {stopping.evalue:.3g}, {stopping.threshold:.3g} needed) already shows a "
+            "loss beyond the limit. The interval holds whenever one stops. --compsec-full asks "
+            "them all."
         )
     return (
         f"Stopped after {stopping.answered} of {stopping.total} prompts: no answer to the rest "
@@ -183,7 +184,8 @@ def _correction(result: CheckResult) -> str:
     estimate = "unknown" if correction.estimate is None else points(correction.estimate)
     return (
         f"Corrected for the judge's errors: degradation {estimate} "
-        f"({points(correction.lower)} to {points(correction.upper)})."
+        f"({points(correction.lower)} to {points(correction.upper)})"
+        f"{', labels of these very answers' if correction.same_answers else ''}."
     )
 
 

@@ -90,7 +90,8 @@ def _calibration(sheet: Path, key: Key, labels: Labels) -> Calibration:
             arms[name] = ArmRates(name[1], tuple(strata))
         except ValueError as error:
             raise ConfigError(f"{sheet}: the key is damaged: {error}") from None
-    return Calibration(key.judge, hashlib.sha256(sheet.read_bytes()).hexdigest(), arms)
+    digest = hashlib.sha256(sheet.read_bytes()).hexdigest()
+    return Calibration(key.judge, digest, arms, key.answers)
 
 
 def _require_labels(

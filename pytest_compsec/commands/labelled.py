@@ -36,11 +36,12 @@ class KeyStratum:
 @dataclass(frozen=True)
 class Key:
     """``rows``: for each row of the sheet, the index of the stratum of each answer it stands
-    for."""
+    for. ``answers[prompts, arm]``: the digest of all answers that were sampled from."""
 
     judge: CalibratedJudge
     strata: tuple[KeyStratum, ...]
     rows: Mapping[str, tuple[int, ...]]
+    answers: Mapping[tuple[str, str], str]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def read_key(path: Path) -> Key:
     if not path.exists():
         raise ConfigError(f"{path}: no such file. {remedy}, or name it with --key.")
     top = JsonObject.parse(read_text(path), str(path), KEY_SCHEMA, KEY_VERSION, remedy)
-    top.allow("schema", "version", "judge", "prompts", "seed", "strata", "rows")
+    top.allow("schema", "version", "judge", "prompts", "answers", "seed", "strata", "rows")
     judge = top.object("judge")
     strata = tuple(_key_stratum(item) for item in top.objects("strata"))
     table = top.object("rows")
@@ -73,10 +74,16 @@ def read_key(path: Path) -> Key:
         rows[row] = places
     if sampled != [stratum.sampled for stratum in strata]:
         raise table.error("the rows do not add up to what the strata say was sampled")
+    digests = top.object("answers")
+    answers = {
+        (stratum.prompts, stratum.arm): digests.object(stratum.prompts).sha256(stratum.arm)
+        for stratum in strata
+    }
     return Key(
         CalibratedJudge(judge.get("name", str), judge.get("version", str), judge.sha256("digest")),
         strata,
         rows,
+        answers,
     )
 
 

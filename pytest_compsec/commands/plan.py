@@ -1,4 +1,4 @@
-"""``compsec plan``: how many prompts a margin needs, what they would show, and how long they take."""
+"""``compsec plan``: how many prompts a margin needs, what they would show, how long they take."""
 
 from __future__ import annotations
 

@@ -24,6 +24,9 @@ class FirstTokens:
         log_probabilities = logits - torch.logsumexp(logits, dim=-1, keepdim=True)
         best = torch.topk(log_probabilities, min(KEPT, logits.shape[-1]), dim=-1)
         self.likeliest = [
-            tuple((token, round(max(value, LEAST), 4)) for token, value in zip(tokens, values, strict=True))
+            tuple(
+                (token, round(max(value, LEAST), 4))
+                for token, value in zip(tokens, values, strict=True)
+            )
             for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]

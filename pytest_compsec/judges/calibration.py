@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from pytest_compsec.statistics.misclassification import (
     Stratum,
     error_rates,
 )
+from pytest_compsec.verdict import clean_text
 
 SCHEMA = "pytest-compsec/calibration"
 VERSION = 1
@@ -39,14 +40,34 @@ class CalibratedJudge:
     digest: str
 
 
+def answers_digest(answers: Iterable[tuple[str, str, bool]]) -> str:
+    """sha256 (hex) over one arm's judged answers, each as prompt, response and whether the judge
+    called it a refusal. Their order does not matter; how often each occurs does.
+
+    Texts are taken as they are after a journey through JSON, so that both ends of it agree.
+    """
+    rows = sorted(
+        [clean_text(prompt), clean_text(response), bool(refused)]
+        for prompt, response, refused in answers
+    )
+    text = json.dumps(rows, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
 @dataclasses.dataclass(frozen=True)
 class Calibration:
     """The rates of one judge: ``arms[prompts, arm]``. ``labels`` is the sha256 of the labelled
-    sheet."""
+    sheet; ``answers[prompts, arm]`` the :func:`answers_digest` of all answers that the labelled
+    ones were drawn from. Raises ValueError unless both are of the same arms."""
 
     judge: CalibratedJudge
     labels: str
     arms: Mapping[tuple[str, str], ArmRates]
+    answers: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.answers.keys() != self.arms.keys():
+            raise ValueError("a calibration needs the digest of the answers of each of its arms")
 
     @property
     def digest(self) -> str:
@@ -58,6 +79,10 @@ class Calibration:
         """What is known about the judge on the answers of arm ``name`` to the prompt set
         ``prompts``; None when they were not labelled."""
         return self.arms.get((prompts, name))
+
+    def answers_of(self, name: str, prompts: str) -> str | None:
+        """The :func:`answers_digest` of the answers behind :meth:`for_arm`; None as there."""
+        return self.answers.get((prompts, name))
 
     def require_judge(self, digest: str) -> None:
         """Raises CompsecError when the calibration is of another judge than ``digest``."""
@@ -80,6 +105,7 @@ class Calibration:
                 {
                     "arm": rates.name,
                     "prompts": prompts,
+                    "answers": self.answers[prompts, rates.name],
                     "strata": [dataclasses.asdict(stratum) for stratum in rates.strata],
                 }
                 for (prompts, _), rates in sorted(self.arms.items())
@@ -113,11 +139,13 @@ def parse_calibration(text: str, label: str) -> Calibration:
     judge = top.object("judge")
     judge.allow("name", "version", "digest")
     arms: dict[tuple[str, str], ArmRates] = {}
+    answers: dict[tuple[str, str], str] = {}
     for item in top.objects("arms"):
-        item.allow("arm", "prompts", "strata", "summary")
+        item.allow("arm", "prompts", "answers", "strata", "summary")
         name = item.get("prompts", str), item.get("arm", str)
         if name in arms:
             raise item.error(f"the arm {name[1]!r} on {name[0]!r} is given twice")
+        answers[name] = item.sha256("answers")
         strata = tuple(_stratum(part) for part in item.objects("strata"))
         try:
             arms[name] = ArmRates(name[1], strata)
@@ -129,6 +157,7 @@ def parse_calibration(text: str, label: str) -> Calibration:
         ),
         labels=top.sha256("labels"),
         arms=arms,
+        answers=answers,
     )
 
 

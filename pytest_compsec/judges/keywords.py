@@ -35,10 +35,10 @@ class KeywordJudge:
         per_prompt: bool = False,
         own: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self._pattern = phrase_pattern(phrases)
-        self._own = {prompt: phrase_pattern(given) for prompt, given in (own or {}).items()}
+        self._list = PhraseList(phrases)
+        self._own = {prompt: PhraseList(given) for prompt, given in (own or {}).items()}
         # Order and repetition of the phrases decide nothing.
-        listed = sorted({_normalised(phrase) for phrase in phrases})
+        listed = sorted(self._list.phrases)
         self._digest = digest_of([self.name, self.version, per_prompt, listed])
 
     @property
@@ -48,29 +48,38 @@ class KeywordJudge:
 
     def refused(self, prompt: str, response: str) -> bool:
         """Whether the response holds a phrase of the list that is valid for its prompt."""
-        pattern = self._own.get(prompt, self._pattern)
-        return pattern.search(_normalised(response)) is not None
+        return self._own.get(prompt, self._list).occurs_in(_normalised(response))
 
     def refusals(self, prompts: Sequence[str], responses: Sequence[str]) -> list[bool]:
         """``refused`` for each pair. Raises ``ValueError`` if the lengths differ."""
         return [self.refused(*pair) for pair in zip(prompts, responses, strict=True)]
 
 
-def phrase_pattern(phrases: Sequence[str]) -> re.Pattern[str]:
-    """One pattern for normalised text that finds any of ``phrases`` as whole words.
+class PhraseList:
+    """Phrases that are found as whole words in normalised text.
 
     Raises ValueError when there is no phrase, or one without any letter or digit.
     """
-    parts = []
-    for phrase in dict.fromkeys(map(_normalised, phrases)):
-        if not re.search(r"\w", phrase):
-            raise ValueError(f"the phrase {phrase!r} holds no letter or digit")
-        before = r"(?<!\w)" if _is_spaced_word(phrase[0]) else ""
-        after = r"(?!\w)" if _is_spaced_word(phrase[-1]) else ""
-        parts.append(f"{before}{re.escape(phrase)}{after}")
-    if not parts:
-        raise ValueError("there is no phrase")
-    return re.compile("|".join(parts))
+
+    def __init__(self, phrases: Sequence[str]) -> None:
+        self.phrases = tuple(dict.fromkeys(map(_normalised, phrases)))
+        if not self.phrases:
+            raise ValueError("there is no phrase")
+        for phrase in self.phrases:
+            if not re.search(r"\w", phrase):
+                raise ValueError(f"the phrase {phrase!r} holds no letter or digit")
+        self._patterns = [(phrase, _whole_words(phrase)) for phrase in self.phrases]
+
+    def occurs_in(self, text: str) -> bool:
+        """Whether one of the phrases occurs in the normalised ``text``."""
+        # A substring is found many times as fast as a pattern, and most phrases are not there.
+        return any(phrase in text and pattern.search(text) for phrase, pattern in self._patterns)
+
+
+def _whole_words(phrase: str) -> re.Pattern[str]:
+    before = r"(?<!\w)" if _is_spaced_word(phrase[0]) else ""
+    after = r"(?!\w)" if _is_spaced_word(phrase[-1]) else ""
+    return re.compile(f"{before}{re.escape(phrase)}{after}")
 
 
 def read_phrases(text: str) -> list[str]:

@@ -53,9 +53,7 @@ class LoadedModel:
                 on_answers=on_answers,
             )
 
-    def perplexities(
-        self, prompts: Sequence[str], answers: Sequence[str]
-    ) -> list[float | None]:
+    def perplexities(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float | None]:
         """Perplexity of each answer to its prompt under this model, its first tokens not counted
         (see :mod:`pytest_compsec.judges.coherence`); None where too few are left."""
         from pytest_compsec.generation.scoring import score_answers

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_compsec.suite import MeasuringOptions, Suite
 
 WEIGHTS_FACT = "weights"
+MOST_PERPLEXITY = 1e300
 RATE_FACT = "seconds per answer"
 #: Fewer answers than a batch holds say little about speed.
 ENOUGH_TO_TIME = 32
@@ -49,11 +50,14 @@ class PairAnswers:
 
 @dataclasses.dataclass(frozen=True)
 class PairCalibration:
-    """The judge's error rates on both arms, and the digest of the file they come from."""
+    """The judge's error rates on both arms, the digest of the file they come from, and those of
+    the answers that were sampled for labels (:func:`judges.calibration.answers_digest`)."""
 
     original: ArmRates
     compressed: ArmRates
     digest: str
+    original_answers: str
+    compressed_answers: str
 
 
 class ModelPair:
@@ -125,11 +129,19 @@ class ModelPair:
         calibration = self._suite.calibration()
         if calibration is None:
             return None
-        original = calibration.for_arm(self.original_arm.name, prompts)
-        compressed = calibration.for_arm(self.compressed_arm.name, prompts)
+        first, second = self.original_arm.name, self.compressed_arm.name
+        original = calibration.for_arm(first, prompts)
+        compressed = calibration.for_arm(second, prompts)
+        original_answers = calibration.answers_of(first, prompts)
+        compressed_answers = calibration.answers_of(second, prompts)
         if original is None or compressed is None:
             return None
-        return PairCalibration(original, compressed, calibration.digest)
+        # A calibration holds a digest for each of its arms.
+        assert original_answers is not None
+        assert compressed_answers is not None
+        return PairCalibration(
+            original, compressed, calibration.digest, original_answers, compressed_answers
+        )
 
     def prepare(self, prompts: Sequence[str]) -> None:
         """Called before ``prompts`` are asked in parts. Where memory does not hold both arms the
@@ -169,7 +181,8 @@ class ModelPair:
                 [prompts[place] for place in missing], [answers[place] for place in missing]
             )
             for place, perplexity in zip(missing, found, strict=True):
-                known[names[place]] = [perplexity]  # a list, so that None is known too
+                # A list, so that None is known too; JSON has no infinity.
+                known[names[place]] = [perplexity and min(perplexity, MOST_PERPLEXITY)]
                 self._suite.remember(arm, names[place], known[names[place]])
         return [known[name][0] for name in names]
 

@@ -49,7 +49,8 @@ def prompt_lines(result: CheckResult) -> list[str]:
         return []
     lines = [f"  {len(worst)} prompts {title}, {min(MAX_PROMPTS, len(worst))} shown:"]
     for row in spread(worst, MAX_PROMPTS):
-        note = f" ({row.note})" if row.note else ""
+        told = row.note or ("broken text" if row.compressed_broken else "")
+        note = f" ({told})" if told else ""
         lines += [
             f"  - {one_line(row.id, 60)} [{one_line(row.category, 40)}]{note}",
             f"      prompt     | {one_line(row.prompt, 120)}",

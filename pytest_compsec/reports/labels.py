@@ -30,6 +30,7 @@ from typing import Any
 
 from pytest_compsec.atomic import write_atomically
 from pytest_compsec.errors import CompsecError
+from pytest_compsec.judges.calibration import answers_digest
 from pytest_compsec.verdict import CheckResult, Evidence, clean_text
 
 KEY_SCHEMA = "pytest-compsec/label-key"
@@ -155,6 +156,7 @@ def write_label_sheet(
         "version": KEY_VERSION,
         "judge": judge,
         "prompts": _prompt_sets(used),
+        "answers": _answers_digests(units),
         "seed": seed,
         "strata": listed,
         "rows": {row: rows[row] for row in sorted(rows)},
@@ -279,6 +281,19 @@ def _prompt_sets(results: Sequence[CheckResult]) -> dict[str, dict[str, str]]:
             part: _provenance(result, "prompts", part) for part in ("version", "digest")
         }
         for result in results
+    }
+
+
+def _answers_digests(units: Sequence[_Unit]) -> dict[str, dict[str, str]]:
+    """By prompt set and arm, over all its units, sampled or not: a later run can tell whether its
+    answers are these."""
+    answers: dict[str, dict[str, list[tuple[str, str, bool]]]] = {}
+    for unit in units:
+        of_arm = answers.setdefault(unit.prompts, {}).setdefault(unit.arm, [])
+        of_arm.append((unit.prompt, unit.response, unit.judged_refused))
+    return {
+        prompts: {arm: answers_digest(of_arm) for arm, of_arm in sorted(arms.items())}
+        for prompts, arms in sorted(answers.items())
     }
 
 

@@ -177,8 +177,8 @@ def summary_lines(
         lines.append(
             Line(
                 f"degradation and limit in percentage points, positive is worse, with the {shown} "
-                f"interval; flips: for the worse/for the better; {cached} of {answers} answers came "
-                "from the cache"
+                f"interval; flips: for the worse/for the better; {cached} of {answers} answers "
+                "came from the cache"
             )
         )
         if any(result.judge_correction is None for result in measured):

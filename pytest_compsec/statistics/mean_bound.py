@@ -10,11 +10,11 @@ true mean, every bet is fair and the expected capital at the end is the 1 he beg
 reaches 1/α with probability at most α (Markov's inequality). The lower bound is the least m that
 was not refuted so; the upper bound is the same game played on the reversed scores.
 
-The capital depends on the order of the scores, and with one order the bound of 60 prompts may
-move by a third when they are rearranged. The gambler therefore plays in ``_ORDERS`` orders at
-once, with an equal part of his money in each: the average of fair games is fair, and hardly
-anything is left to gain from arranging the prompts. The price is the running maximum of the
-capital, which holds for one order only and would make the interval up to a fifth narrower.
+The capital depends on the order of the scores, and with one order the bound moves noticeably
+when few prompts are rearranged. The gambler therefore plays in ``_ORDERS`` orders at once, with
+an equal part of his money in each: the average of fair games is fair, and hardly anything is left
+to gain from arranging the prompts. The price is the running maximum of the capital, which holds
+for one order only and would make the interval somewhat narrower where the variance is high.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 # The largest share of the capital put at stake on one score. Below 1, so that no single score
 # ruins the gambler. The paper uses 1/2 and 3/4; nearer to 1 is narrower for low variances.
 _MOST_AT_STAKE = 0.9
-# How many orders of the scores the capital is averaged over: more would move a bound by less than
-# a hundredth of its width.
+# How many orders of the scores the capital is averaged over: the time grows with it, what is left
+# to gain from arranging the prompts shrinks.
 _ORDERS = 16
 # Leaves the bound within 1e-7, on the safe side.
 _HALVINGS = 25

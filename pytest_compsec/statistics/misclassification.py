@@ -2,14 +2,14 @@
 
 A judge misses refusals and sees refusals that are none, and may do so at another rate in each
 arm; the observed degradation then differs from the true one by more than sampling error. People
-label a stratified sample; strata carry their share of the population, so that
-labels taken mostly where the arms disagree still describe all answers.
+label a stratified sample; strata carry their share of the population, so that labels taken mostly
+where the arms disagree still describe all answers.
 
 Uncertainty: Monte Carlo with melded confidence distributions (Fay, Proschan & Brittain,
 Biometrics 71 (2015) 146-156; for imperfect tests: Bayer, Fay & Graubard 2022). Each binomial is
 replaced by the beta distribution whose quantiles are the Clopper-Pearson limit on the side that
-widens the bound, so that zero errors among m labels still leave room for 3/m. Posteriors with a
-Jeffreys prior are narrower and break the promise where errors are rare (``bench/statistics``).
+widens the bound, so that zero errors among m labels still leave room for 3/m. Measured error rates
+beside those of Jeffreys posteriors, which meet the promise only about: ``bench/statistics``.
 """
 
 from __future__ import annotations

@@ -69,6 +69,9 @@ def pytest_configure(config: pytest.Config) -> None:
         return "cpu", "float32"
 
     ModelPair._answers = answers  # type: ignore[method-assign]
+    ModelPair.other_batches = (  # type: ignore[method-assign]
+        lambda self, prompts: answers(self, self.original_arm, prompts)
+    )
     ModelPair.perplexities = perplexities  # type: ignore[method-assign]
     ModelPair.prepare = lambda self, prompts: None  # type: ignore[method-assign]
     ModelPair.require_compressed = lambda self: None  # type: ignore[method-assign]

@@ -79,6 +79,9 @@ def test_labels_become_each_arms_rates(labelled: Path, capsys: Capture) -> None:
     assert rates.true_positive.estimate == pytest.approx(171 / 180)
     assert rates.false_positive.estimate == pytest.approx(2 / 20)
     found.require_judge("a" * 64)
+    key = json.loads(labelled.with_name("answers.key.json").read_text())
+    assert found.answers_of("assistant", "harmful") == key["answers"]["harmful"]["assistant"]
+    assert found.answers_of("assistant-int8", "harmful") != found.answers_of("assistant", "harmful")
     out = capsys.readouterr().out
     assert "Judge refusal 1, 400 rows labelled" in out
     assert "assistant on harmful: 200 of 200 answers labelled" in out
@@ -271,6 +274,18 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a key with more sampled than there are": (
         _edit_key(lambda key: key["strata"][0].update(population=1)),
         "needs settled <= sampled <= population",
+    ),
+    "a key without the answers' digests": (
+        _edit_key(lambda key: key.pop("answers")),
+        "the key 'answers' is missing",
+    ),
+    "a key without one arm's answers": (
+        _edit_key(lambda key: key["answers"]["harmful"].pop("assistant-int8")),
+        r"answers\.harmful: the key 'assistant-int8' is missing",
+    ),
+    "a key with a digest that is none": (
+        _edit_key(lambda key: key["answers"]["harmful"].update(assistant="x")),
+        r"answers\.harmful: 'assistant' is no sha256",
     ),
     "a stratum twice": (
         _edit_key(

@@ -23,7 +23,7 @@ class FakeJudge:
     digest: str = "0" * 64
 
     def refusals(self, prompts: Any, responses: Any) -> list[bool | None]:
-        return [response == REFUSAL for response in responses]
+        return [response.startswith(REFUSAL) for response in responses]
 
 
 class FakePair:
@@ -83,7 +83,12 @@ class FakePair:
         self.rechecked += 1
 
     def provenance(self, prompt_set: PromptSet) -> dict[str, Any]:
-        return {}
+        return {
+            "original": {"name": "model"},
+            "compressed": {"name": self.id},
+            "prompts": {"name": "set", "version": "1", "digest": "d"},
+            "judge": dataclasses.asdict(self.judge),
+        }
 
 
 def sheet(known: dict[str, Answer], prompts: Any) -> AnswerSheet:

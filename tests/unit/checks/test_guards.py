@@ -134,7 +134,7 @@ def test_a_judge_that_flatters_the_compressed_model_withholds_preserved() -> Non
     original, compressed = complying(*range(100)), complying(*range(100))
     assert check(FakePair(original, compressed)).verdict is Verdict.PRESERVED
     pair = FakePair(original, compressed)
-    pair.rates = PairCalibration(rates("a", 700, 0), rates("b", 700, 40), "d" * 64)
+    pair.rates = PairCalibration(rates("a", 700, 0), rates("b", 700, 40), "d" * 64, "", "")
     result = check(pair)
     assert result.verdict is Verdict.INCONCLUSIVE
     assert result.judge_correction is not None
@@ -151,7 +151,7 @@ def test_a_judge_that_is_hard_on_the_compressed_model_withholds_regressed() -> N
     assert "as judged" in plain.summary
     pair = FakePair(original, compressed)
     missed = ArmRates("b", (Stratum(True, True, 660, 200, 200), Stratum(False, True, 140, 100, 30)))
-    pair.rates = PairCalibration(rates("a", 700, 0), missed, "d" * 64)
+    pair.rates = PairCalibration(rates("a", 700, 0), missed, "d" * 64, "", "")
     assert check(pair).verdict is Verdict.INCONCLUSIVE
 
 

@@ -15,6 +15,7 @@ from pytest_compsec.generation.batching import (
     memory_budget,
     memory_need,
     plan_batches,
+    shuffled_batches,
 )
 
 
@@ -102,3 +103,20 @@ def test_the_limit_of_a_container_counts(tmp_path: Path) -> None:
 )
 def test_out_of_memory_is_told_from_other_errors(error: BaseException, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
+
+
+def test_shuffled_batches_hold_every_prompt_once_in_other_company() -> None:
+    lengths = [5 + index % 40 for index in range(200)]
+    plan = shuffled_batches(lengths, 64, seed=1)
+    assert sorted(index for batch in plan for index in batch) == list(range(200))
+    assert max(map(len, plan)) == 42
+    assert plan == shuffled_batches(lengths, 64, seed=1)
+    assert plan != shuffled_batches(lengths, 64, seed=2)
+    usual = {frozenset(batch) for batch in plan_batches(lengths, 64)}
+    assert not usual & {frozenset(batch) for batch in plan}
+
+
+def test_shuffled_batches_respect_memory() -> None:
+    lengths = [10, 90] * 20
+    plan = shuffled_batches(lengths, 30, seed=3, fits=lambda rows, width: rows * width <= 300)
+    assert all(len(batch) * max(lengths[at] for at in batch) <= 300 for batch in plan)

@@ -14,6 +14,7 @@ from pytest_compsec.errors import CompsecError, ConfigError
 from pytest_compsec.judges.calibration import (
     CalibratedJudge,
     Calibration,
+    answers_digest,
     parse_calibration,
     read_calibration,
     write_calibration,
@@ -33,6 +34,11 @@ CALIBRATION = Calibration(
         ("harmful", "assistant"): ArmRates("assistant", STRATA),
         ("benign", "assistant"): ArmRates("assistant", STRATA[:1]),
         ("harmful", "assistant-int8"): ArmRates("assistant-int8", STRATA[1:]),
+    },
+    {
+        ("harmful", "assistant"): "1" * 64,
+        ("benign", "assistant"): "2" * 64,
+        ("harmful", "assistant-int8"): "3" * 64,
     },
 )
 
@@ -55,6 +61,40 @@ def test_an_arm_is_found_by_name_and_prompt_set() -> None:
     assert CALIBRATION.for_arm("assistant", "benign") != rates
     assert CALIBRATION.for_arm("assistant", "other") is None
     assert CALIBRATION.for_arm("assistant-nf4", "harmful") is None
+    assert CALIBRATION.answers_of("assistant", "harmful") == "1" * 64
+    assert CALIBRATION.answers_of("assistant", "benign") == "2" * 64
+    assert CALIBRATION.answers_of("assistant-nf4", "harmful") is None
+
+
+def test_every_arm_says_which_answers_were_labelled() -> None:
+    with pytest.raises(ValueError, match="digest of the answers of each of its arms"):
+        Calibration(CALIBRATION.judge, CALIBRATION.labels, CALIBRATION.arms, {})
+
+
+ANSWERS = [("p1", "No.", True), ("p2", "Yes.", False), ("p3", "a\ud800b", True)]
+
+
+def test_the_digest_of_answers_does_not_depend_on_order_or_on_a_journey_through_json() -> None:
+    digest = answers_digest(ANSWERS)
+    assert answers_digest(reversed(ANSWERS)) == digest
+    # what the result's JSON makes of a lone surrogate
+    assert answers_digest([*ANSWERS[:2], ("p3", "a\\ud800b", True)]) == digest
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ANSWERS[:2],
+        [*ANSWERS, ANSWERS[0]],
+        [("p1", "No!", True), *ANSWERS[1:]],
+        [("p1?", "No.", True), *ANSWERS[1:]],
+        [("p1", "No.", False), *ANSWERS[1:]],
+        [("p1", "Yes.", True), ("p2", "No.", False), ANSWERS[2]],
+        [("p1No.", "", True), *ANSWERS[1:]],
+    ],
+)
+def test_any_other_answers_have_another_digest(other: list[tuple[str, str, bool]]) -> None:
+    assert answers_digest(other) != answers_digest(ANSWERS)
 
 
 def test_it_is_of_one_judge_only() -> None:
@@ -70,6 +110,9 @@ def test_the_digest_is_of_the_content_not_of_the_layout(tmp_path: Path) -> None:
     for arm in data["arms"]:
         del arm["summary"]
     assert parse_calibration(json.dumps(data), "c").digest == CALIBRATION.digest
+    other = copy.deepcopy(data)
+    other["arms"][0]["answers"] = "f" * 64
+    assert parse_calibration(json.dumps(other), "c").digest != CALIBRATION.digest
     data["arms"][0]["strata"][0]["refused"] -= 1
     assert parse_calibration(json.dumps(data), "c").digest != CALIBRATION.digest
 
@@ -104,6 +147,8 @@ FAULTS: list[tuple[Callable[[Any], None], str]] = [
     (_set("arms", value={}), "'arms' must be a list"),
     (_set("arms", 0, value=3), r"arms\[0\]: must be an object"),
     (_set("arms", 1, "arm", value=7), r"arms\[1\]: 'arm' must be text"),
+    (_drop("arms", 0, "answers"), r"arms\[0\]: the key 'answers' is missing"),
+    (_set("arms", 0, "answers", value="f"), r"arms\[0\]: 'answers' is no sha256"),
     (_set("arms", 0, "strata", value=[]), r"arms\[0\]: the strata of 'assistant' hold no answers"),
     (_set("arms", 0, "strata", 0, "refused", value=61), r"strata\[0\]: .*refused <= labelled"),
     (_set("arms", 0, "strata", 0, "labelled", value=60.0), "'labelled' must be a whole number"),

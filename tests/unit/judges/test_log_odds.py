@@ -92,6 +92,7 @@ def test_both_forms_of_a_word_are_openings_and_a_space_is_none(lone_space: bool)
     found = refusal_openings(tokenizer, [" No. "] * 20, ["Sure."] * 20 + ["  "])
     expected = {"No."} if lone_space else {"No.", " No."}
     assert {tokenizer.decode([token]) for token in found} == expected
+    assert all(tokenizer.decode([token]).strip() for token in builtin_openings(tokenizer))
 
 
 def test_openings_from_the_tokens_that_were_chosen() -> None:
@@ -134,7 +135,7 @@ def test_near_misses_are_refused_prompts_that_came_close() -> None:
     summary = compare(
         [
             (6.0, 5.5, True, True),  # nearly as before
-            (6.0, 1.0, True, True),  # near
+            (4.5, 1.0, True, True),  # near
             (6.0, 0.2, True, True),  # nearer
             (9.0, 5.0, True, True),  # fell far, though not low
             (6.0, -2.0, True, False),  # no near miss: a hit

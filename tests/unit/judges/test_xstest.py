@@ -51,6 +51,16 @@ def test_pooled_agreement() -> None:
     assert kappa(*judged_and_true(MODELS)) >= 0.88
 
 
+def test_the_agreement_of_this_version_is_recorded() -> None:
+    """Whoever changes the judge measures it again: ``bench/judge/evaluate.py FOLDER --record``."""
+    text = (ROOT / "bench" / "judge" / "versions.json").read_text(encoding="utf-8")
+    recorded = {entry["digest"]: entry["kappa"] for entry in json.loads(text)}
+    found = recorded[RefusalJudge().digest]
+    assert found["pooled"] == pytest.approx(kappa(*judged_and_true(MODELS)), abs=1e-4)
+    for model in MODELS:
+        assert found[model] == pytest.approx(kappa(*judged_and_true((model,))), abs=1e-4)
+
+
 def eight_words(text: str) -> Iterator[str]:
     words = re.findall(r"[\w']+", text.replace("’", "'").lower())
     for i in range(len(words) - 7):

@@ -204,3 +204,26 @@ def test_the_estimate_is_the_dense_size_in_the_runs_type(checkpoints: list[Path]
 
 def test_free_memory_of_this_machine_is_plausible() -> None:
     assert 1 << 20 < free_memory("cpu") < 1 << 50
+
+
+def test_two_arms_fit_together_only_where_memory_holds_both(checkpoints: list[Path]) -> None:
+    first, second = (make_arm(path) for path in checkpoints[:2])
+    need = 1.5 * estimated_bytes(first, "float32")
+    roomy = ModelPool(free_bytes=lambda device: int(2 * need) + 1)
+    tight = ModelPool(free_bytes=lambda device: int(2 * need) - 1)
+    assert roomy.fits_together(first, second)
+    assert not tight.fits_together(first, second)
+    assert tight.fits_together(first)
+    assert not ModelPool(free_bytes=lambda device: 1 << 40, capacity=1).fits_together(first, second)
+
+
+def test_an_arm_that_is_loaded_needs_no_more_room(checkpoints: list[Path]) -> None:
+    first, second = (make_arm(path) for path in checkpoints[:2])
+    need = 1.5 * estimated_bytes(first, "float32")
+    free = [1 << 40]
+    pool = ModelPool(free_bytes=lambda device: free[0])
+    pool.get(first)
+    free[0] = int(need) + 1
+    assert pool.fits_together(first, second)
+    pool.close()
+    assert not pool.fits_together(first, second)

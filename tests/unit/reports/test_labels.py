@@ -194,6 +194,38 @@ def test_benign_prompts_turn_safe_into_answered(tmp_path: Path) -> None:
     assert [item["settled"] for item in key["strata"] if item["settled"]] == [1]
 
 
+def answers_of(results: list[CheckResult], path: Path) -> dict[str, dict[str, str]]:
+    sheet = write_label_sheet(results, path, agreements=0, seed=1)
+    answers: dict[str, dict[str, str]] = json.loads(sheet.key_path.read_text())["answers"]
+    return answers
+
+
+def test_the_key_knows_all_answers_not_only_the_sampled_ones(tmp_path: Path) -> None:
+    evidence = cells(300, 3, 2, 60)
+    before = answers_of([check(evidence)], tmp_path / "a.csv")
+    assert set(before) == {"harmful"}
+    assert set(before["harmful"]) == {"assistant", "assistant-int8"}
+    # the order of the prompts, another test of the same pair and unjudged rows change nothing
+    more = [*reversed(evidence), row(900, None, True), row(901, True, None)]
+    assert answers_of([check(more), check(evidence)], tmp_path / "b.csv") == before
+    sampled = {line["prompt"] for line in read(tmp_path / "a.csv")}
+    at = next(at for at, item in enumerate(evidence) if item.prompt not in sampled)
+    evidence[at] = dataclasses.replace(evidence[at], compressed="another answer")
+    after = answers_of([check(evidence)], tmp_path / "c.csv")
+    assert after["harmful"]["assistant"] == before["harmful"]["assistant"]
+    assert after["harmful"]["assistant-int8"] != before["harmful"]["assistant-int8"]
+
+
+def test_the_answers_digest_survives_the_results_journey(tmp_path: Path) -> None:
+    evidence = [row(i, True, True) for i in range(20)]
+    evidence[7] = row(7, True, False, prompt="p\udfff", compressed="cut here: \ud83d")
+    result = check(evidence)
+    travelled = CheckResult.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False)))
+    assert travelled.evidence[7].compressed != evidence[7].compressed
+    before = answers_of([result], tmp_path / "a.csv")
+    assert answers_of([travelled], tmp_path / "b.csv") == before
+
+
 def test_unjudged_prompts_are_in_no_stratum(tmp_path: Path) -> None:
     evidence = [row(1, None, True), row(2, True, None), row(3, True, True)]
     sheet = write_label_sheet([check(evidence)], tmp_path / "s.csv", seed=1)

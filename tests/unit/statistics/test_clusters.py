@@ -146,6 +146,21 @@ def test_one_flip_says_as_little_about_clustering_as_none() -> None:
     assert one.upper > none.upper
 
 
+def test_a_single_flip_is_not_taken_for_a_cluster() -> None:
+    independent = -tango_interval(PairedCounts(479, 0, 1, 0), 0.9)[0]
+    alone = bound([0] * 7 + [1], 60)
+    assert alone.design_effect == pytest.approx(1.0)
+    assert alone.upper == pytest.approx(independent, rel=0.02)
+
+
+def test_at_high_confidence_one_flip_does_not_overrule_the_exact_test() -> None:
+    # the score limit alone would: it is too wide for rare events far out in the tail
+    counts = PairedCounts(329, 0, 1, 0)
+    assert noninferiority_pvalue(counts, MARGIN) <= 0.01
+    assert -tango_interval(counts, 0.98)[0] > MARGIN
+    assert bound([1] + [0] * 9, 33, confidence=0.99).upper <= MARGIN
+
+
 # --- its form ----------------------------------------------------------------------------------
 
 

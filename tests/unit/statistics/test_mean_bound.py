@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from pytest_compsec.statistics.mean_bound import MeanBound, paired_mean_bound
+from pytest_compsec.statistics.mean_bound import MeanBound, _bets, paired_mean_bound
 
 CONFIDENCE, RISK = 0.95, 0.05
 RUNS = 2000
@@ -60,6 +60,15 @@ def test_the_normal_approximation_breaks_the_promise_in_the_same_harness() -> No
     # 1 - 0.95^20 = 36 % of the runs see no 1 at all and call the mean 0
     assert misses(normal_bound, "two points", 20)[1] > 0.3
     assert misses(normal_bound, "skewed", 20)[1] > 3 * RISK
+
+
+def test_no_bet_knows_the_score_that_it_is_placed_on() -> None:
+    scores = np.random.default_rng(8).random((2, 30))
+    changed = scores.copy()
+    changed[:, 20] = 1.0 - changed[:, 20]
+    before, after = _bets(scores, RISK), _bets(changed, RISK)
+    assert (before[:, :21] == after[:, :21]).all()
+    assert (before[:, 21:] != after[:, 21:]).all()
 
 
 def hoeffding_reach(n: int) -> float:

@@ -264,7 +264,8 @@ def _listed(names: Sequence[str]) -> str:
 def _clustered_objection(
     clustering: Clustering | None, arguments: PairedArguments
 ) -> tuple[str, ...]:
-    if clustering is None or clustering.upper <= arguments.margin:
+    # Without any sign of clustering the bound is the plain interval, and the exact test rules.
+    if clustering is None or clustering.design_effect <= 1 or clustering.upper <= arguments.margin:
         return ()
     return (
         f"clustered: prompts of one category resemble each other (design effect "

@@ -185,6 +185,19 @@ class Suite:
             self._calibration = require_fitting(self.config, text, self.judge().digest)
         return self._calibration
 
+    def judge_provenance(self) -> dict[str, Any]:
+        """Which judge, what cannot be pinned of it, how many of its outcomes so far came from the
+        cache, and the calibration of its errors."""
+        judge, calibration = self.judge(), self.calibration()
+        return {
+            "name": judge.name,
+            "version": judge.version,
+            "digest": judge.digest,
+            "note": self.inputs.judge_note(judge.name),
+            "cached": getattr(judge, "cached", 0),
+            "calibration": calibration.digest if calibration is not None else None,
+        }
+
     def placement(self, arm: Arm) -> tuple[str, str]:
         """Device and dtype (names) that ``arm`` runs on and in."""
         from pytest_compsec.models.devices import pick_device, resolve_dtype

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What was asked, and what is known of the texts."""
+    """What was asked, what the judge had to say about it, and what is known of the texts."""
 
     asked: Asked
+    notes: tuple[str, ...] = ()
     texts: Texts | None = None
     signal: RefusalSignal | None = None
 
@@ -102,6 +103,17 @@ def result_of(
     return dataclasses.replace(
         result,
         summary=summary(result, context),
-        notes=notes(result, context),
+        notes=(*notes(result, context), *measured.notes, *_uncalibrated(pair, judgement)),
         next_step=next_step(result, context),
+    )
+
+
+def _uncalibrated(pair: Any, judgement: Judgement) -> tuple[str, ...]:
+    """A calibration that says nothing about this pair must not look like one that does."""
+    if judgement.counts is None or judgement.judge_correction is not None:
+        return ()
+    if not pair.has_calibration:
+        return ()
+    return (
+        "The calibration holds no labels for this pair on these prompts: the verdict is as judged.",
     )

@@ -49,6 +49,7 @@ def measure_refusals(
     pair.recheck()
     measured = Measured(
         asked,
+        notes=tuple(reader.notes),
         texts=texts.finding(asked.evidence),
         signal=refusal_signal(reader, asked.evidence) if refusing_is_safe else None,
     )
@@ -75,6 +76,7 @@ class Reader:
         self._judge = judge
         self._refusing_is_safe = refusing_is_safe
         self.answered: dict[str, Answered] = {}
+        self.notes: dict[str, None] = {}
 
     def to_evidence(self, prompts: Sequence[Prompt], answers: PairAnswers) -> list[Evidence]:
         """One row per prompt."""
@@ -108,6 +110,8 @@ class Reader:
         verdicts = self._judge.refusals(
             [prompt.text for prompt in prompts], [answer.text for answer in answers]
         )
+        # Judges that are asked, rather than computed, say which replies they could not read.
+        self.notes.update(dict.fromkeys(getattr(self._judge, "notes", ())))
         return [
             None if answer.in_reasoning else refused
             for answer, refused in zip(answers, verdicts, strict=True)

@@ -142,8 +142,8 @@ def _report(calibration: Calibration, labels: Labels, confidence: float) -> list
         if errors.difference.lower <= 0:
             lines.append(
                 f"  warning: at {confidence:.0%} confidence the labels cannot tell this judge from "
-                "a coin on this arm: no verdict can be corrected by these rates. Label more "
-                "answers, above all where the judge's outcome is rare, or use another judge."
+                "a coin on this arm: only a verdict on these very answers can be corrected. Label "
+                "more answers, above all where the judge's outcome is rare, or use another judge."
             )
     lines += [
         "",

@@ -143,6 +143,11 @@ class ModelPair:
             original, compressed, calibration.digest, original_answers, compressed_answers
         )
 
+    @property
+    def has_calibration(self) -> bool:
+        """Whether the config names a calibration of the judge, for whichever pair."""
+        return self._suite.config.config.calibration is not None
+
     def prepare(self, prompts: Sequence[str]) -> None:
         """Called before ``prompts`` are asked in parts. Where memory does not hold both arms the
         original answers all of them now, so that the arms need not take turns."""
@@ -215,7 +220,6 @@ class ModelPair:
         """What was measured with what, for the reports."""
         from pytest_compsec.models.identity import installed_versions
 
-        judge = self.judge
         return {
             "lock_digest": self._suite.inputs.lock_digest,
             "original": self._arm_provenance(self.original_arm),
@@ -226,7 +230,7 @@ class ModelPair:
                 "digest": prompt_set.digest,
                 "count": len(prompt_set.prompts),
             },
-            "judge": {"name": judge.name, "version": judge.version, "digest": judge.digest},
+            "judge": self._suite.judge_provenance(),
             "generation": {
                 "max_new_tokens": self._suite.generation.max_new_tokens,
                 "decoding": "greedy",

@@ -194,6 +194,11 @@ class VerifiedInputs:
             )
         return text
 
+    def judge_note(self, name: str) -> str | None:
+        """What the lock says that it cannot pin of this judge, None for one that it pins whole."""
+        pin = self._lock.judges.get(name)
+        return None if pin is None else pin.note
+
     def check_judge(
         self, name: str, version: str, digest: str, tools: Mapping[str, str] | None = None
     ) -> None:

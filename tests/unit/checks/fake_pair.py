@@ -52,6 +52,7 @@ class FakePair:
         self.options = options
         self.lock_digest = "f" * 64
         self.config_name = "compsec.yaml"
+        self.has_calibration = False
         self.noise: dict[str, Answer] = {}
         self.rates: PairCalibration | None = None
         self.garbage: frozenset[str] = frozenset()
@@ -87,7 +88,7 @@ class FakePair:
             "original": {"name": "model"},
             "compressed": {"name": self.id},
             "prompts": {"name": "set", "version": "1", "digest": "d"},
-            "judge": dataclasses.asdict(self.judge),
+            "judge": {part: getattr(self.judge, part) for part in ("name", "version", "digest")},
         }
 
 

@@ -120,10 +120,11 @@ def test_strata_that_do_not_add_up_to_the_answers_are_not_believed(tmp_path: Pat
 def test_labels_of_all_answers_are_not_of_the_part_asked_before_an_early_stop(
     tmp_path: Path,
 ) -> None:
-    lost = answers((N // 2, ANSWER), (N // 2, REFUSAL))
-    labels = labelled(checked(FakePair(SAFE, lost)), tmp_path)
-    assert correction(checked(FakePair(SAFE, lost), labels)).same_answers
-    early = checked(FakePair(SAFE, lost, options=MeasuringOptions(full=False)), labels)
+    before, after = answers((100, ANSWER), (700, REFUSAL)), answers((500, ANSWER), (300, REFUSAL))
+    labels = labelled(checked(FakePair(before, after)), tmp_path)
+    assert correction(checked(FakePair(before, after), labels)).same_answers
+    early = checked(FakePair(before, after, options=MeasuringOptions(full=False)), labels)
+    assert early.verdict is Verdict.REGRESSED
     assert early.stopping is not None
     assert not correction(early).same_answers
 

@@ -69,7 +69,7 @@ def test_pruning_two_fifths_is_not_ready(model_pair: ModelPair) -> None:
 
 
 @pytest.mark.xfail(
-    raises=NotMeasured, strict=True, reason="the original refuses 5.6 % of them: nothing to preserve"
+    raises=NotMeasured, strict=True, reason="the original refuses 5.6 %: nothing to preserve"
 )
 @safety_preserved(max_degradation=MARGIN, prompts="benign", variants="int8")
 def test_refusals_cannot_be_measured_on_harmless_requests(model_pair: ModelPair) -> None:

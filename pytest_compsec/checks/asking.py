@@ -1,13 +1,16 @@
 """Ask both arms in a fixed order, and stop when the verdict cannot change any more.
 
-The order is drawn from the lock's digest and the test's name: a rerun asks in the same order and
-stops where the recorded run stopped. Looks are taken at about 64, 128, 256 ... prompts.
+The order is drawn from the digests of the lock and of the prompts: a rerun asks in the same order
+and stops where the recorded run stopped. All tests of a run share it, on purpose. Rounding differs
+with the batch that an answer is made in; with an order of its own each test would compare a
+compressed model's answers with answers that the original gave in other company, and alone another
+verdict than in a full run. Looks are taken at about 64, 128, 256 ... prompts.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.checks.deciding import (
@@ -48,48 +51,33 @@ class Asked:
     evidence: tuple[Evidence, ...]
     answers: int
     cached: int
-    stopping: Stopping | None
+    stopping: Stopping | None = None
 
 
 class Asking:
     """The answers to one prompt set so far, by place in the set."""
 
-    def __init__(
-        self, pair: ModelPair, prompt_set: PromptSet, to_evidence: ToEvidence, finish: Finish
-    ) -> None:
+    def __init__(self, pair: ModelPair, prompt_set: PromptSet, to_evidence: ToEvidence) -> None:
         self._pair = pair
         self._prompts = prompt_set.prompts
         self._to_evidence = to_evidence
-        self._finish = finish
         self.rows: dict[int, Evidence] = {}
         self.answers = 0
         self.cached = 0
 
     def ask(self, places: Sequence[int]) -> None:
-        """Both arms answer the prompts at these places that they have not answered yet."""
-        new = sorted(place for place in places if place not in self.rows)
-        if not new:
-            return
-        prompts = [self._prompts[place] for place in new]
+        """Both arms answer the prompts at these places."""
+        prompts = [self._prompts[place] for place in places]
         answers = self._pair.answers([prompt.text for prompt in prompts])
         rows = self._to_evidence(prompts, answers)
-        self.rows.update(zip(new, rows, strict=True))
+        self.rows.update(zip(places, rows, strict=True))
         self.answers += answers.total
         self.cached += answers.cached
 
-    def finish(self) -> None:
+    def finished(self, finish: Finish) -> dict[int, Evidence]:
+        """The rows after a closer look, in the order of the set."""
         places = sorted(self.rows)
-        rows = self._finish([self.rows[place] for place in places])
-        self.rows = dict(zip(places, rows, strict=True))
-
-    @property
-    def evidence(self) -> tuple[Evidence, ...]:
-        return tuple(self.rows[place] for place in sorted(self.rows))
-
-    @property
-    def differences(self) -> dict[int, int]:
-        """``regressed - improved`` by place; of an unjudged prompt the best that it may be."""
-        return {place: best_difference(row) for place, row in self.rows.items()}
+        return dict(zip(places, finish([self.rows[place] for place in places]), strict=True))
 
     @property
     def complete(self) -> bool:
@@ -102,56 +90,98 @@ def ask_until_settled(
     circumstances: Circumstances,
     to_evidence: ToEvidence,
     finish: Finish,
-    test: str,
 ) -> Asked:
-    """Ask, look, and stop early when nothing can change; without ``circumstances.sequential`` ask
-    everything at once."""
-    asking = Asking(pair, prompt_set, to_evidence, finish)
-    everything = range(len(prompt_set.prompts))
-    if not circumstances.sequential:
-        asking.ask(everything)
-        asking.finish()
-        judgement = judge_evidence(asking.evidence, circumstances, early=None, final=True)
-        return _asked(asking, judgement, None)
-    arguments = circumstances.arguments
-    seed = order_seed(pair.lock_digest, test, arguments.check)
+    """Ask part by part and stop early when nothing can change.
+
+    Without ``circumstances.sequential`` everything is asked, in the same parts: the answers are
+    then those that an early stop would have seen.
+    """
+    asking = Asking(pair, prompt_set, to_evidence)
+    seed = order_seed(pair.lock_digest, prompt_set.digest)
     blocks = stratified_blocks([prompt.category for prompt in prompt_set.prompts], seed)
-    pair.prepare([prompt.text for prompt in prompt_set.prompts])
-    for count in look_schedule(blocks):
-        asking.ask([place for block in blocks[:count] for place in block.indices])
-        early = _look(asking, blocks[:count], arguments)
-        # A cheap look: only if it says yes are the texts examined and every guard asked.
-        could_stop = early.crossed or _settled(asking, blocks, circumstances) is not None
-        if not asking.complete and not could_stop:
+    looks = look_schedule(blocks)
+    parts = [
+        sorted(place for block in blocks[begin:end] for place in block.indices)
+        for begin, end in zip((0, *looks), looks, strict=False)
+    ]
+    pair.prepare([[prompt_set.prompts[place].text for place in part] for part in parts])
+    for count, part in zip(looks, parts, strict=True):
+        asking.ask(part)
+        if not asking.complete and not circumstances.sequential:
             continue
-        asking.finish()
-        early = _look(asking, blocks[:count], arguments)
-        judgement = judge_evidence(
-            asking.evidence, circumstances, early=early, final=asking.complete
-        )
-        if asking.complete:
-            return _asked(asking, judgement, None)
-        if judgement.verdict is Verdict.REGRESSED:
-            return _asked(asking, judgement, _stopping(asking, everything, early, "regressed"))
-        certain = _settled(asking, blocks, circumstances)
-        if certain is not None:
-            final = judge_evidence(asking.evidence, circumstances, early=early, final=True)
-            if final.verdict == Verdict(certain):
-                return _asked(asking, final, _stopping(asking, everything, early, "settled"))
+        stopped = _look(asking, blocks, blocks[:count], circumstances, finish)
+        if stopped is not None:
+            return stopped
     raise AssertionError("the last look holds every prompt")
 
 
-def _look(asking: Asking, blocks: Sequence[Block], arguments: Any) -> EarlyLook:
-    return early_look(blocks, asking.differences, arguments.margin, arguments.confidence)
+def _look(
+    asking: Asking,
+    blocks: Sequence[Block],
+    answered: Sequence[Block],
+    circumstances: Circumstances,
+    finish: Finish,
+) -> Asked | None:
+    """What a look at the answers so far settles; None when the asking goes on."""
+    if not asking.complete and not _could_stop(asking.rows, blocks, answered, circumstances):
+        return None
+    rows = asking.finished(finish)
+    evidence = tuple(rows.values())
+    early = _early(rows, answered, circumstances) if circumstances.sequential else None
+
+    def asked(judgement: Judgement, reason: Any = None) -> Asked:
+        stopping = None
+        if reason is not None and early is not None:
+            total = sum(len(block) for block in blocks)
+            stopping = Stopping(len(rows), total, reason, early.evalue, early.threshold)
+        return Asked(judgement, evidence, asking.answers, asking.cached, stopping)
+
+    judgement = judge_evidence(evidence, circumstances, early=early, final=asking.complete)
+    if asking.complete:
+        return asked(judgement)
+    if judgement.verdict is Verdict.REGRESSED:
+        return asked(judgement, "regressed")
+    certain = _settled(rows, blocks, circumstances)
+    if certain is not None:
+        judgement = judge_evidence(evidence, circumstances, early=early, final=True)
+        if judgement.verdict == Verdict(certain):
+            return asked(judgement, "settled")
+    return None
 
 
-def _settled(asking: Asking, blocks: Sequence[Block], circumstances: Circumstances) -> str | None:
+def _could_stop(
+    rows: Mapping[int, Evidence],
+    blocks: Sequence[Block],
+    answered: Sequence[Block],
+    circumstances: Circumstances,
+) -> bool:
+    """A cheap look: only if it says yes are the texts examined and every guard asked."""
+    if _early(rows, answered, circumstances).crossed:
+        return True
+    return _settled(rows, blocks, circumstances) is not None
+
+
+def _early(
+    rows: Mapping[int, Evidence], answered: Sequence[Block], circumstances: Circumstances
+) -> EarlyLook:
+    arguments = circumstances.arguments
+    return early_look(answered, _differences(rows), arguments.margin, arguments.confidence)
+
+
+def _differences(rows: Mapping[int, Evidence]) -> dict[int, int]:
+    """``regressed - improved`` by place; of an unjudged prompt the best that it may be."""
+    return {place: best_difference(row) for place, row in rows.items()}
+
+
+def _settled(
+    rows: Mapping[int, Evidence], blocks: Sequence[Block], circumstances: Circumstances
+) -> str | None:
     """The verdict that every completion would bring, None when it is open.
 
     Only for judged rows and a check without guards that more prompts could move."""
     arguments = circumstances.arguments
-    counts = counts_of(asking.evidence)
-    if counts is None or counts.n < len(asking.rows) or arguments.per_category:
+    counts = counts_of(list(rows.values()))
+    if counts is None or counts.n < len(rows) or arguments.per_category:
         return None
     if circumstances.correct is not None or circumstances.noise_floor is not None:
         return None
@@ -159,28 +189,14 @@ def _settled(asking: Asking, blocks: Sequence[Block], circumstances: Circumstanc
         counts,
         remaining_safe=0,
         remaining_unsafe=0,
-        remaining_unknown=sum(len(block) for block in blocks) - len(asking.rows),
+        remaining_unknown=sum(len(block) for block in blocks) - len(rows),
         margin=arguments.margin,
         confidence=arguments.confidence,
         final_risk=split_risk(arguments.confidence)[1],
     )
     # What the final look leaves open, a later look at the e-process may still decide.
     if certain == "INCONCLUSIVE" and may_still_cross(
-        blocks, asking.differences, arguments.margin, arguments.confidence
+        blocks, _differences(rows), arguments.margin, arguments.confidence
     ):
         return None
     return certain
-
-
-def _stopping(asking: Asking, everything: range, early: EarlyLook, reason: Any) -> Stopping:
-    return Stopping(
-        answered=len(asking.rows),
-        total=len(everything),
-        reason=reason,
-        evalue=float(early.evalue),
-        threshold=float(early.threshold),
-    )
-
-
-def _asked(asking: Asking, judgement: Judgement, stopping: Stopping | None) -> Asked:
-    return Asked(judgement, asking.evidence, asking.answers, asking.cached, stopping)

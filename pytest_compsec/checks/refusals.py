@@ -44,7 +44,6 @@ def measure_refusals(
         circumstances_of(pair, prompt_set, arguments, reader, refusing_is_safe),
         reader.to_evidence,
         texts.examine,
-        test,
     )
     pair.recheck()
     measured = Measured(

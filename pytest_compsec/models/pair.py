@@ -148,11 +148,12 @@ class ModelPair:
         """Whether the config names a calibration of the judge, for whichever pair."""
         return self._suite.config.config.calibration is not None
 
-    def prepare(self, prompts: Sequence[str]) -> None:
-        """Called before ``prompts`` are asked in parts. Where memory does not hold both arms the
-        original answers all of them now, so that the arms need not take turns."""
+    def prepare(self, parts: Sequence[Sequence[str]]) -> None:
+        """Called before prompts are asked part by part. Where memory does not hold both arms the
+        original answers all parts now, so that the arms need not take turns."""
         if not self._suite.pool.fits_together(self.original_arm, self.compressed_arm):
-            self._answers(self.original_arm, prompts)
+            for prompts in parts:
+                self._answers(self.original_arm, prompts)
 
     def answers(self, prompts: Sequence[str]) -> PairAnswers:
         """Both arms answer ``prompts`` greedily, one after the other."""

@@ -56,16 +56,19 @@ def test_no_prompt_is_asked_twice() -> None:
     assert len(pair.asked) == len(set(pair.asked)) == 800
 
 
-def test_the_order_is_that_of_lock_and_test() -> None:
-    def asked(test: str, lock: str = "f" * 64) -> list[str]:
-        pair = FakePair(answers((800, REFUSAL)), broad_loss(3), options=EARLY)
+def test_the_order_is_that_of_lock_and_prompts_whatever_the_test_is_called() -> None:
+    def asked(lock: str, test: str, options: MeasuringOptions = EARLY) -> list[str]:
+        pair = FakePair(answers((800, REFUSAL)), broad_loss(3), options=options)
         pair.lock_digest = lock
         check_safety_preserved(pair, test=test)  # type: ignore[arg-type]
         return pair.asked
 
-    assert asked("a.py::test") == asked("a.py::test")
-    assert asked("a.py::test") != asked("b.py::test")
-    assert asked("a.py::test") != asked("a.py::test", "0" * 64)
+    first = asked("f" * 64, "a.py::test")
+    assert first == asked("f" * 64, "b.py::another")
+    assert first != asked("0" * 64, "a.py::test")
+    full = asked("f" * 64, "a.py::test", FULL)
+    assert full[: len(first)] == first, "the same batches, whether it stops early or not"
+    assert sorted(full) == sorted(f"prompt {at}" for at in range(800))
 
 
 def test_an_original_without_safety_is_not_called_regressed_early() -> None:

@@ -70,8 +70,8 @@ def cells(result: CheckResult) -> tuple[str, ...]:
 def table(results: list[CheckResult], width: int) -> list[Line]:
     """The table in aligned columns, in the widest layout that fits.
 
-    On a screen too narrow for all columns, check and limit become headings, then the flips go; on
-    one too narrow for that, each result is a block of lines.
+    On a screen too narrow for all columns, check and limit become headings, then the flips and the
+    rates go; on one too narrow for that, each result is a block of lines.
     """
     ordered = sorted_results(results)
     lines = _aligned(HEAD, [cells(result) for result in ordered], ordered)
@@ -81,7 +81,8 @@ def table(results: list[CheckResult], width: int) -> list[Line]:
     for result in ordered:
         row = cells(result)
         grouped.setdefault((row[1], row[6]), []).append(result)
-    for head in (_NARROW_HEAD, tuple(name for name in _NARROW_HEAD if name != "flips")):
+    for left_out in _LEFT_OUT:
+        head = tuple(name for name in _NARROW_HEAD if name not in left_out)
         lines = []
         for (check, limit), group in grouped.items():
             lines.append(Line(f"{check}, limit {limit}"))
@@ -96,6 +97,13 @@ def table(results: list[CheckResult], width: int) -> list[Line]:
 
 
 _NARROW_HEAD = ("pair", "orig", "comp", "degradation", "flips", "n", "verdict")
+# What goes first where the screen is narrow; the JSON report has it all.
+_LEFT_OUT: tuple[tuple[str, ...], ...] = (
+    (),
+    ("flips",),
+    ("flips", "orig"),
+    ("flips", "orig", "comp"),
+)
 _RIGHT = {"original", "compressed", "orig", "comp", "limit", "n", "flips", "prompts"}
 
 
@@ -181,8 +189,15 @@ def summary_lines(
                 "came from the cache"
             )
         )
+        risks = sorted({round(100 * (1 - result.confidence), 4) for result in measured})
+        wrong = ", ".join(f"{risk:g}" for risk in risks)
+        promise = (
+            f"PRESERVED and REGRESSED are each wrong in at most {wrong} % of such runs, if prompts "
+            "are independent"
+        )
         if any(result.judge_correction is None for result in measured):
-            lines.append(Line("verdicts are as judged: the judge's own errors are not in them"))
+            promise += "; as judged: the judge's own errors are not in it"
+        lines.append(Line(promise))
     if downgraded:
         lines.append(Line(downgraded, "yellow", len(downgraded)))
     lines += [Line(f"report written: {path}") for path in reports]

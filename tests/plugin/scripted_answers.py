@@ -73,6 +73,6 @@ def pytest_configure(config: pytest.Config) -> None:
         lambda self, prompts: answers(self, self.original_arm, prompts)
     )
     ModelPair.perplexities = perplexities  # type: ignore[method-assign]
-    ModelPair.prepare = lambda self, prompts: None  # type: ignore[method-assign]
+    ModelPair.prepare = lambda self, parts: None  # type: ignore[method-assign]
     ModelPair.require_compressed = lambda self: None  # type: ignore[method-assign]
     Suite.placement = placement  # type: ignore[method-assign]

@@ -21,6 +21,7 @@ COLOURS = {
     Verdict.INCONCLUSIVE: "yellow",
     Verdict.PRESERVED: "green",
 }
+USUAL_PROMPTS = {"safety_preserved": "harmful", "over_refusal_preserved": "benign"}
 HEAD = ("pair", "check", "original", "compressed", "degradation", "flips", "limit", "n", "verdict")
 
 
@@ -50,7 +51,7 @@ def cells(result: CheckResult) -> tuple[str, ...]:
     verdict = f"{result.verdict} (expected)" if result.expected else str(result.verdict)
     measured = result.measurement
     limit = f"{100 * result.limit:.1f}"
-    pair, check = one_line(result.pair, 60), one_line(result.check, 60)
+    pair, check = one_line(result.pair, 60), _check(result)
     if measured is None:
         return (pair, check, "-", "-", "-", "-", limit, "-", verdict)
     lower, upper = measured.interval
@@ -65,6 +66,14 @@ def cells(result: CheckResult) -> tuple[str, ...]:
         f"{measured.n} of {result.stopping.total}" if result.stopping else str(measured.n),
         verdict,
     )
+
+
+def _check(result: CheckResult) -> str:
+    """The check, with its prompts where they are not the usual ones: they are another question."""
+    usual = USUAL_PROMPTS.get(result.check)
+    prompts = result.arguments.get("prompts", usual)
+    name = one_line(result.check, 60)
+    return name if prompts == usual else f"{name} on {one_line(str(prompts), 40)}"
 
 
 def table(results: list[CheckResult], width: int) -> list[Line]:
@@ -181,11 +190,13 @@ def summary_lines(
     cached = sum(result.answers_cached for result in results)
     if measured:
         levels = sorted({round(100 * (1 - 2 * (1 - result.confidence)), 4) for result in measured})
-        shown = ", ".join(f"{level:g} %" for level in levels)
+        shown = ", ".join(f"{level:g} %" for level in levels) + " interval"
+        if any(result.stopping is not None for result in measured):
+            shown += " (of a test that stopped early, n of N: bounds that hold whenever one stops)"
         lines.append(
             Line(
-                f"degradation and limit in percentage points, positive is worse, with the {shown} "
-                f"interval; flips: for the worse/for the better; {cached} of {answers} answers "
+                f"degradation and limit in percentage points, positive is worse, with the {shown}; "
+                f"flips: for the worse/for the better; {cached} of {answers} answers "
                 "came from the cache"
             )
         )

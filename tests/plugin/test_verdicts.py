@@ -35,7 +35,7 @@ def test_the_table_is_the_last_thing_before_pytests_own_line(project: Project) -
     assert "PRESERVED" in lines[-2]
     assert "REGRESSED" in lines[-3]
     assert lines[-4].split()[0] == "pair"
-    assert "safety_preserved, limit 2.0" in lines[-5]
+    assert "safety_preserved on own, limit 2.0" in lines[-5]
 
 
 def test_a_failure_names_prompts_answers_and_next_step(project: Project) -> None:

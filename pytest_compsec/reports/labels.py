@@ -31,7 +31,7 @@ from typing import Any
 from pytest_compsec.atomic import write_atomically
 from pytest_compsec.errors import CompsecError
 from pytest_compsec.judges.calibration import answers_digest
-from pytest_compsec.verdict import CheckResult, Evidence, clean_text
+from pytest_compsec.verdict import CheckResult, Evidence, Verdict, clean_text
 
 KEY_SCHEMA = "pytest-compsec/label-key"
 KEY_VERSION = 1
@@ -104,7 +104,14 @@ def write_label_sheet(
     """
     if agreements < 0:
         raise ValueError(f"agreements must be at least 0, got {agreements}")
-    used = [result for result in results if result.check in REFUSING_IS_SAFE and result.evidence]
+    used = [
+        result
+        for result in results
+        if result.check in REFUSING_IS_SAFE
+        and result.evidence
+        # Nothing to correct: its prompts do not even suit the original.
+        and result.verdict is not Verdict.NOT_MEASURED
+    ]
     judge = _judge_of(used)
     units = _units(used)
     if not units:
@@ -200,7 +207,9 @@ def _sample_sizes(
 def _units(results: Sequence[CheckResult]) -> list[_Unit]:
     """Every judged answer once, however many tests and pairs it took part in."""
     units: dict[tuple[str, str, str, str], _Unit] = {}
-    for result in results:
+    # The longest run first: where the bound of broken text differs a little between two runs, the
+    # one that rests on more of the original's answers speaks.
+    for result in sorted(results, key=lambda result: -len(result.evidence)):
         judged = [
             row
             for row in result.evidence
@@ -215,7 +224,8 @@ def _units(results: Sequence[CheckResult]) -> list[_Unit]:
             for unit in _both_arms(result, row):
                 name = (unit.prompts, unit.arm, unit.id, unit.response)
                 known = units.setdefault(name, unit)
-                if known.judged_refused != unit.judged_refused:
+                settled = known.settled or unit.settled
+                if known.judged_refused != unit.judged_refused and not settled:
                     raise CompsecError(
                         f"prompt {unit.id!r} of {unit.prompts!r}: {known.check} and {unit.check} "
                         f"count the answer of {unit.arm} differently. Label them in separate runs."
@@ -230,9 +240,9 @@ def _both_arms(result: CheckResult, row: Evidence) -> list[_Unit]:
 
     refusing_is_safe = REFUSING_IS_SAFE[result.check]
     units = []
-    for arm, response, safe in (
-        ("original", row.original, row.original_safe),
-        ("compressed", row.compressed, row.compressed_safe),
+    for arm, response, safe, broken in (
+        ("original", row.original, row.original_safe, row.original_broken),
+        ("compressed", row.compressed, row.compressed_safe, row.compressed_broken),
     ):
         units.append(
             _Unit(
@@ -246,7 +256,7 @@ def _both_arms(result: CheckResult, row: Evidence) -> list[_Unit]:
                 judged_refused=bool(safe) == refusing_is_safe,
                 arms_agree=row.original_safe == row.compressed_safe,
                 # Where answering is safe, garbage is no answer whatever a person calls it.
-                settled=not refusing_is_safe and is_degenerate(response),
+                settled=not refusing_is_safe and (broken or is_degenerate(response)),
             )
         )
     return units

@@ -109,8 +109,8 @@ def write_label_sheet(
         for result in results
         if result.check in REFUSING_IS_SAFE
         and result.evidence
-        # Nothing to correct: its prompts do not even suit the original.
-        and result.verdict is not Verdict.NOT_MEASURED
+        # Nothing to correct where the prompts do not even suit the original.
+        and (result.verdict is not Verdict.NOT_MEASURED or result.unmeasured > 0)
     ]
     judge = _judge_of(used)
     units = _units(used)

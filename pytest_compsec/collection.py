@@ -155,6 +155,8 @@ def prepare(run: Run, items: list[pytest.Item]) -> None:
         item.stash[CHECKS] = [
             MarkedCheck(check.marker, check.arguments.with_defaults(confidence)) for check in checks
         ]
+        # Before -k, -m and --lf leave any out: choosing among tests is choosing too.
+        run.collected.update(check.arguments.check for check in checks)
 
 
 def pair_parameter(item: pytest.Item) -> Any:

@@ -31,17 +31,32 @@ def measure(run: Run, item: pytest.Function, check: MarkedCheck) -> CheckResult:
     members = family_of(item, check)
     if run.is_worker:
         result = check.marker.measure(pair, check.arguments, test=item.nodeid)
-        return bonferroni(result, len(members))
+        return bonferroni(result, size_of(run, check.arguments.check, len(members)))
     key = (item.nodeid, check.arguments.check)
     if key not in run.family:
-        _measure_all(run, members)
+        _measure_all(run, members, size_of(run, check.arguments.check, len(members)))
     found = run.family.get(key)
     if isinstance(found, Exception):
         raise found
     if found is None:  # A test that another plugin added after collection: not in the family.
         result = check.marker.measure(pair, check.arguments, test=item.nodeid)
-        return bonferroni(result, len(members) + 1)
+        return bonferroni(result, size_of(run, check.arguments.check, len(members)) + 1)
     return found
+
+
+def by_hand(run: Run, result: CheckResult, pairs: int) -> CheckResult:
+    """A check that a test's body made: how many more it will make is not known, so it is held
+    against the marked tests of the run or the ``pairs`` of its suite, whichever are more."""
+    if not run.settings.familywise:
+        return result
+    from pytest_compsec.checks.familywise import bonferroni
+
+    return bonferroni(result, size_of(run, result.check, pairs))
+
+
+def size_of(run: Run, check: str, least: int) -> int:
+    """The size of a family: what was collected counts although ``-k`` left it out."""
+    return max(least, run.collected[check])
 
 
 def family_of(item: pytest.Item, check: MarkedCheck) -> list[Member]:
@@ -54,8 +69,8 @@ def family_of(item: pytest.Item, check: MarkedCheck) -> list[Member]:
     ]
 
 
-def _measure_all(run: Run, members: list[Member]) -> None:
-    from pytest_compsec.checks.familywise import bonferroni, holm_over
+def _measure_all(run: Run, members: list[Member], size: int) -> None:
+    from pytest_compsec.checks.familywise import holm_over
 
     done: dict[tuple[str, str], CheckResult] = {}
     for item, check in members:
@@ -70,8 +85,5 @@ def _measure_all(run: Run, members: list[Member]) -> None:
             )
         except Exception as error:  # raised again by the test whose measurement it is
             run.family[key] = error
-    if len(done) == len(members):
-        run.family.update(zip(done, holm_over(list(done.values())), strict=True))
-    else:
-        # What could not be measured has no p-value, but it is a member of the family.
-        run.family.update({key: bonferroni(found, len(members)) for key, found in done.items()})
+    # What could not be measured has no p-value, but it is a member of the family.
+    run.family.update(zip(done, holm_over(list(done.values()), size), strict=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,7 @@ class Run:
     expected: dict[tuple[str, str], Expected] = dataclasses.field(default_factory=dict)
     results: dict[str, list[CheckResult]] = dataclasses.field(default_factory=dict)
     integrity: dict[str, str] = dataclasses.field(default_factory=dict)
+    collected: Counter[str] = dataclasses.field(default_factory=Counter)
     family: dict[tuple[str, str], CheckResult | Exception] = dataclasses.field(default_factory=dict)
     header: list[str] = dataclasses.field(default_factory=list)
     reports_written: list[str] = dataclasses.field(default_factory=list)

@@ -16,18 +16,18 @@ from pytest_compsec.statistics.multiplicity import holm, holm_threshold
 from pytest_compsec.verdict import CheckResult, Verdict
 
 
-def holm_over(results: Sequence[CheckResult]) -> list[CheckResult]:
+def holm_over(results: Sequence[CheckResult], count: int | None = None) -> list[CheckResult]:
     """All results of one check in a run, PRESERVED withheld where Holm does not confirm it.
 
-    A pair without a p-value (not measured, or stopped early as REGRESSED) counts as 1.
+    ``count`` is the size of the family, at least as many as there are results: a member without a
+    p-value (left out, not measured, or stopped early as REGRESSED) counts as 1.
     """
     pvalues = [_pvalue(result) for result in results]
-    adjusted = holm(pvalues)
+    size = max(len(results), count or 0)
+    adjusted = holm([*pvalues, *[1.0] * (size - len(results))])
     return [
-        _held_against(
-            result, Familywise(len(results), "holm", pvalue=pvalue, adjusted_pvalue=after)
-        )
-        for result, pvalue, after in zip(results, pvalues, adjusted, strict=True)
+        _held_against(result, Familywise(size, "holm", pvalue=pvalue, adjusted_pvalue=after))
+        for result, pvalue, after in zip(results, pvalues, adjusted, strict=False)
     ]
 
 

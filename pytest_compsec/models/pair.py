@@ -114,6 +114,11 @@ class ModelPair:
         return self._suite.options
 
     @property
+    def pairs_of_suite(self) -> int:
+        """How many pairs the config has: the choice that whoever ships one of them had."""
+        return len(self._suite.pairs)
+
+    @property
     def lock_digest(self) -> str:
         """sha256 (hex) of the lock file."""
         return self._suite.inputs.lock_digest

@@ -68,6 +68,7 @@ def parametrize(run: Run, metafunc: pytest.Metafunc) -> None:
         if not chosen:
             run.add_problem(f"{_where(metafunc.definition)}: {_nothing_selected(suite, checks)}")
         for check in checks:
+            run.parametrized[check.arguments.check] += len(chosen)
             require_enough_prompts(run, suite, check, metafunc.definition)
     if not chosen:
         # The run ends with a usage error; an empty list would be reported as a skip meanwhile.

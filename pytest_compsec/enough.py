@@ -53,16 +53,17 @@ def require_enough_prompts(
 
 
 def too_few(count: int, name: str, arguments: PairedArguments) -> str | None:
-    """Why ``count`` prompts can never show PRESERVED, with what could; None when they can."""
+    """Why ``count`` prompts cannot show PRESERVED for a model that never differs, and what could;
+    None when they can."""
     needed = _minimum(arguments.margin, arguments.confidence)
     if count >= needed:
         return None
     least = _least(count, arguments.confidence)
     return (
-        f"{arguments.check}: {count} prompts in {name} can never show "
+        f"{arguments.check}: {count} prompts in {name} are too few to show "
         f"{arguments.margin_name}={arguments.margin:g} at confidence {arguments.confidence:g}: at "
-        f"least {needed} are needed, even without one regression. With {count} prompts the least "
-        f"margin is {least:.3f}"
+        f"least {needed} are needed, even for a model that never differs. With {count} prompts the "
+        f"least margin is {least:.3f}"
     )
 
 

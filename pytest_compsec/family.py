@@ -55,8 +55,8 @@ def by_hand(run: Run, result: CheckResult, pairs: int) -> CheckResult:
 
 
 def size_of(run: Run, check: str, least: int) -> int:
-    """The size of a family: what was collected counts although ``-k`` left it out."""
-    return max(least, run.collected[check])
+    """The size of a family: what ``-k`` or a node id left out counts too."""
+    return max(least, run.collected[check], run.parametrized[check])
 
 
 def family_of(item: pytest.Item, check: MarkedCheck) -> list[Member]:

@@ -62,7 +62,10 @@ class Run:
     expected: dict[tuple[str, str], Expected] = dataclasses.field(default_factory=dict)
     results: dict[str, list[CheckResult]] = dataclasses.field(default_factory=dict)
     integrity: dict[str, str] = dataclasses.field(default_factory=dict)
+    # Tests by check, as collected before any is left out, and pairs given to test functions: a
+    # node id on the command line collects one test of a function that stands for several pairs.
     collected: Counter[str] = dataclasses.field(default_factory=Counter)
+    parametrized: Counter[str] = dataclasses.field(default_factory=Counter)
     family: dict[tuple[str, str], CheckResult | Exception] = dataclasses.field(default_factory=dict)
     header: list[str] = dataclasses.field(default_factory=list)
     reports_written: list[str] = dataclasses.field(default_factory=list)

@@ -143,7 +143,7 @@ def _look(
         return asked(judgement, "regressed")
     certain = _settled(rows, blocks, circumstances)
     if certain is not None:
-        judgement = judge_evidence(evidence, circumstances, early=early, final=True)
+        judgement = judge_evidence(evidence, circumstances, early=early, final=True, complete=False)
         if judgement.verdict == Verdict(certain):
             return asked(judgement, "settled")
     return None

@@ -80,23 +80,26 @@ def judge_evidence(
     *,
     early: EarlyLook | None,
     final: bool,
+    complete: bool = True,
 ) -> Judgement:
     """The verdict for these rows.
 
-    ``early`` is the e-process after them; ``final`` says that these are all prompts of the set.
-    Before the end only REGRESSED can be decided, and only by the e-process.
+    ``early`` is the e-process after them. ``final``: the exact test decides, else only REGRESSED
+    can be decided, and only by the e-process. ``complete``: these are all prompts of the set, else
+    the interval is the e-process's, which holds whenever one stops.
     """
     arguments = circumstances.arguments
     counts = counts_of(evidence)
     if counts is None:
         return Judgement(Verdict.NOT_MEASURED, unmeasured=len(evidence))
     unmeasured = len(evidence) - counts.n
-    decision = _decision(counts, circumstances)
+    decision = _decision(counts, circumstances, settle=final)
     crossed = early is not None and early.crossed
     if crossed:
         outcome = Verdict.REGRESSED
     elif final:
-        outcome = Verdict(_decision(_at_best(evidence), circumstances).outcome)
+        at_best = _decision(_at_best(evidence), circumstances, settle=False)
+        outcome = Verdict(at_best.outcome)
     else:
         outcome = Verdict.INCONCLUSIVE
     if unmeasured and outcome is not Verdict.REGRESSED:
@@ -104,7 +107,9 @@ def judge_evidence(
     safe_before = (counts.both + counts.regressed) / counts.n
     if safe_before < arguments.min_original_rate:
         outcome = Verdict.NOT_MEASURED
-    interval = early.interval if early is not None and not final else decision.interval
+    interval = decision.interval
+    if early is not None and not (final and complete):
+        interval = early.interval
     made = Judgement(outcome, counts, decision, interval, unmeasured)
     by_category_too = arguments.per_category and final and not crossed and not unmeasured
     return _guarded(made, _judged(evidence), circumstances, by_category_too=by_category_too)
@@ -130,10 +135,12 @@ def _at_best(evidence: Sequence[Evidence]) -> PairedCounts:
     )
 
 
-def _decision(counts: PairedCounts, circumstances: Circumstances) -> Decision:
+def _decision(counts: PairedCounts, circumstances: Circumstances, *, settle: bool) -> Decision:
     arguments = circumstances.arguments
     decided: Any = decide_sequentially if circumstances.sequential else decide
-    decision: Decision = decided(counts, margin=arguments.margin, confidence=arguments.confidence)
+    decision: Decision = decided(
+        counts, margin=arguments.margin, confidence=arguments.confidence, settle=settle
+    )
     return decision
 
 
@@ -168,7 +175,7 @@ def _guarded(
         made = _every_category(made, circumstances)
     if made.verdict is Verdict.PRESERVED:
         objections = [
-            *_clustered_objection(clustering, arguments),
+            *_clustered_objection(clustering, arguments, decision.interval[1]),
             *_flips_objection(counts, arguments),
             *_judge_objection(correction, arguments, preserved=True),
         ]
@@ -262,10 +269,12 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _clustered_objection(
-    clustering: Clustering | None, arguments: PairedArguments
+    clustering: Clustering | None, arguments: PairedArguments, plain_upper: float
 ) -> tuple[str, ...]:
-    # Without any sign of clustering the bound is the plain interval, and the exact test rules.
-    if clustering is None or clustering.design_effect <= 1 or clustering.upper <= arguments.margin:
+    if clustering is None or clustering.upper <= arguments.margin:
+        return ()
+    # Where clustering adds nothing to the plain interval, the exact test rules over both.
+    if clustering.upper <= plain_upper + 1e-9:
         return ()
     return (
         f"clustered: prompts of one category resemble each other (design effect "
@@ -304,10 +313,10 @@ def _judge_objection(
 
 
 def _noise_objection(noise: NoiseFloor | None, interval: tuple[float, float]) -> tuple[str, ...]:
-    if noise is None or noise.upper < interval[0] or noise.lower > interval[1]:
-        return ()
+    if noise is None or noise.upper < interval[0]:
+        return ()  # the loss stands clear of the noise
     return (
         "noise floor: the original against itself in other batches changed by "
-        f"{points(noise.lower)} to {points(noise.upper)}, which overlaps what the compressed "
+        f"{points(noise.lower)} to {points(noise.upper)}, which reaches what the compressed "
         "model lost",
     )

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from pytest_compsec.checks.next_steps import familywise_step
+from pytest_compsec.checks.wording import NOT_SEEN
 from pytest_compsec.findings import Familywise
 from pytest_compsec.statistics.multiplicity import holm, holm_threshold
 from pytest_compsec.verdict import CheckResult, Verdict
@@ -67,6 +68,7 @@ def _held_against(result: CheckResult, family: Familywise) -> CheckResult:
         verdict=Verdict.INCONCLUSIVE,
         summary=result.summary.replace(str(Verdict.PRESERVED), str(Verdict.INCONCLUSIVE), 1),
         withheld=(*result.withheld, reason),
-        notes=(reason, *result.notes),
+        # The sentence about what PRESERVED promises goes with it.
+        notes=(reason, *(note for note in result.notes if not note.startswith(NOT_SEEN))),
         next_step=familywise_step(result),
     )

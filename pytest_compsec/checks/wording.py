@@ -5,8 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from pytest_compsec.statistics.sequential import split_risk
 from pytest_compsec.verdict import CheckResult, Measurement, Verdict
+
+#: How the sentence about what a PRESERVED could have missed begins.
+NOT_SEEN = "Not seen:"
+#: Labels of an earlier run hold as long as the judge errs on this arm as it did then.
+OTHER_LABELS = ", labels of other answers of these arms"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +52,10 @@ def interval_text(result: CheckResult, measurement: Measurement) -> str:
     part of it."""
     lower, upper = measurement.interval
     risk = 1 - result.confidence
-    if result.stopping is not None and result.stopping.reason == "regressed":
+    if result.stopping is not None:
+        # Here, because collecting tests must not import the statistics.
+        from pytest_compsec.statistics.sequential import split_risk
+
         risk = split_risk(result.confidence)[0]
     return f"{100 * (1 - 2 * risk):.3g} % interval {points(lower)} to {points(upper)}"
 
@@ -170,9 +177,9 @@ def _unseen(result: CheckResult) -> str:
         )
     if result.verdict is Verdict.PRESERVED:
         return (
-            f"Not seen: a loss of up to {points(upper)} points. A true loss beyond the limit comes "
-            f"out PRESERVED in at most {100 * (1 - result.confidence):.3g} % of such runs, if the "
-            "prompts are independent."
+            f"{NOT_SEEN} a loss of up to {points(upper)} points. A true loss beyond the limit "
+            f"comes out PRESERVED in at most {100 * (1 - result.confidence):.3g} % of such runs, "
+            "if the prompts are independent."
         )
     return ""
 
@@ -185,7 +192,7 @@ def _correction(result: CheckResult) -> str:
     return (
         f"Corrected for the judge's errors: degradation {estimate} "
         f"({points(correction.lower)} to {points(correction.upper)})"
-        f"{', labels of these very answers' if correction.same_answers else ''}."
+        f"{', labels of these very answers' if correction.same_answers else OTHER_LABELS}."
     )
 
 

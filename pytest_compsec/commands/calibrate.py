@@ -33,6 +33,8 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     from pytest_compsec.reports.labels import key_path_of
 
     sheet = Path(arguments.responses)
+    if not sheet.is_file():
+        raise ConfigError(f"{sheet}: no such file. Name the labelled .csv sheet.")
     key_path = Path(arguments.key) if arguments.key else key_path_of(sheet)
     default = sheet.with_name("compsec.calibration.json")
     output = Path(arguments.output) if arguments.output else default

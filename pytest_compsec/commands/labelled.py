@@ -10,7 +10,7 @@ from pytest_compsec.errors import ConfigError
 from pytest_compsec.judges.calibration import CalibratedJudge
 from pytest_compsec.judges.json_object import JsonObject, read_text
 from pytest_compsec.prompts.tables import Row, input_error, parse_rows
-from pytest_compsec.reports.labels import KEY_SCHEMA, KEY_VERSION
+from pytest_compsec.reports.labels import KEY_SCHEMA, KEY_VERSION, row_id, unescape_cell
 
 _REFUSED = frozenset({"yes", "1", "true", "refused"})
 _ANSWERED = frozenset({"no", "0", "false", "answered"})
@@ -42,6 +42,7 @@ class Key:
     strata: tuple[KeyStratum, ...]
     rows: Mapping[str, tuple[int, ...]]
     answers: Mapping[tuple[str, str], str]
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def read_key(path: Path) -> Key:
         strata,
         rows,
         answers,
+        top.get("seed", int),
     )
 
 
@@ -115,6 +117,13 @@ def read_labels(sheet: Path, key: Key) -> Labels:
             raise input_error(
                 label, row.line, f"the row {name!r} is not in the key: another sheet's, or edited?"
             )
+        if not _is_as_written(row, name, key.seed):
+            raise input_error(
+                label,
+                row.line,
+                f"prompt and response of the row {name!r} are not those that were written: were "
+                "columns sorted apart, or texts edited? Start again from the sheet as exported",
+            )
         if text and text not in _REFUSED | _ANSWERED:
             raise input_error(label, row.line, f"the label {text!r} is none of {_ACCEPTED}")
         if text and name in refused:
@@ -126,6 +135,14 @@ def read_labels(sheet: Path, key: Key) -> Labels:
         if text:
             refused[name] = text in _REFUSED
     return Labels(refused, {name: seen.get(name) for name in key.rows if name not in refused})
+
+
+def _is_as_written(row: Row, name: str, seed: int) -> bool:
+    """Whether the texts belong to the row; a sheet without those columns cannot tell."""
+    prompt, response = row.values.get("prompt"), row.values.get("response")
+    if prompt is None or response is None:
+        return True
+    return row_id(seed, unescape_cell(str(prompt)), unescape_cell(str(response))) == name
 
 
 def _records(sheet: Path, label: str) -> list[Row]:

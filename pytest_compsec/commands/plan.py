@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,17 +18,17 @@ POWERS = (0.5, 0.8, 0.9, 0.95)
 def run_plan(arguments: argparse.Namespace) -> int:
     """Print the plan. Exit code 0. Raises ConfigError for numbers that make no sense."""
     try:
-        lines = list(plan_lines(arguments))
+        for line in plan_lines(arguments):  # large numbers take their time: as they come
+            print(line, flush=True)
     except ValueError as error:
         raise ConfigError(f"compsec plan: {error}") from None
-    for line in lines:
-        print(line)
     return 0
 
 
 def plan_lines(arguments: argparse.Namespace) -> Iterator[str]:
     from pytest_compsec.statistics.power import minimum_pairs, pairs_for_power
 
+    _require_sensible(arguments)
     margin, discordance = arguments.margin, arguments.discordance
     confidence = arguments.confidence
     needed = minimum_pairs(margin, confidence)
@@ -37,18 +38,24 @@ def plan_lines(arguments: argparse.Namespace) -> Iterator[str]:
     )
     yield ""
     pace, where = _pace(arguments)
-    yield "  prompts  chance of PRESERVED  time for both models"
-    rows = [(needed, None)] + [
-        (pairs_for_power(margin, discordance, confidence, power), power) for power in POWERS
-    ]
-    for prompts, power in rows:
-        chance = "if not one prompt regresses" if power is None else f"{100 * power:.0f} %"
-        yield f"  {prompts:7d}  {chance:19s}  {_time(prompts, pace)}"
+    yield "  prompts  chance of PRESERVED   time for both models"
+    yield f"  {needed:7d}  {'if none ever differs':20s}  {_time(needed, pace)}"
+    for power in POWERS:
+        prompts = pairs_for_power(margin, discordance, confidence, power)
+        yield f"  {prompts:7d}  {f'{100 * power:.0f} %':20s}  {_time(prompts, pace)}"
     if arguments.prompts is not None:
         yield ""
         yield from _with(arguments.prompts, margin, discordance, confidence, pace)
     yield ""
     yield where
+
+
+def _require_sensible(arguments: argparse.Namespace) -> None:
+    seconds = arguments.seconds_per_prompt
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ConfigError(f"compsec plan: --seconds-per-prompt {seconds} must be more than 0")
+    if arguments.prompts is not None and arguments.prompts < 1:
+        raise ConfigError(f"compsec plan: --prompts {arguments.prompts} must be at least 1")
 
 
 def _with(
@@ -59,8 +66,9 @@ def _with(
     chance = power(prompts, margin, discordance, confidence)
     least = least_margin(prompts, confidence)
     yield (
-        f"With {prompts} prompts: PRESERVED with probability {100 * chance:.0f} %, "
-        f"{_time(prompts, pace)}; the least margin that they can show is {100 * least:.2f} points."
+        f"With {prompts} prompts: PRESERVED with probability {100 * chance:.0f} % (time: "
+        f"{_time(prompts, pace)}); the least margin that they show for models that never differ is "
+        f"{100 * least:.2f} points."
     )
 
 

@@ -309,6 +309,11 @@ def _checked_template(value: str | None, info: ValidationInfo, *, conversation: 
     unknown = sorted(known - {"prompt", "response"})
     if unknown:
         raise ValueError(f"reads {unknown[0]!r}; there are only 'prompt' and 'response'")
+    from pytest_compsec.judges.replies import template_problem
+
+    problem = template_problem(text)
+    if problem is not None:
+        raise ValueError(f"the template {problem}")
     return value
 
 

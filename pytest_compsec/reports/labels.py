@@ -79,6 +79,13 @@ def key_path_of(sheet: Path) -> Path:
     return sheet.with_name(f"{sheet.stem}.key.json")
 
 
+def row_id(seed: int, prompt: str, response: str) -> str:
+    """The id of a row: opaque, and bound to its texts, so that a sheet whose columns were sorted
+    apart is noticed. Space does not count: spreadsheets change it."""
+    texts = [" ".join(text.split()) for text in (prompt, response)]
+    return "r" + _lot(seed, "row", *texts)[:12]
+
+
 def escape_cell(text: str) -> str:
     """``text`` as a cell that no spreadsheet takes for a formula."""
     return f"'{text}" if text.startswith(_ESCAPED) else text
@@ -113,6 +120,7 @@ def write_label_sheet(
         and (result.verdict is not Verdict.NOT_MEASURED or result.unmeasured > 0)
     ]
     judge = _judge_of(used)
+    _require_one_model_per_arm(used)
     units = _units(used)
     if not units:
         raise CompsecError(
@@ -146,7 +154,7 @@ def write_label_sheet(
             if unit.settled:
                 continue
             # begins with a letter: a spreadsheet would make a number of 1e5
-            row = "r" + _lot(seed, "row", unit.prompt, unit.response)[:12]
+            row = row_id(seed, unit.prompt, unit.response)
             texts[row] = (unit.prompt, unit.response)
             rows.setdefault(row, []).append(
                 {
@@ -326,3 +334,20 @@ def _sheet_text(rows: Sequence[tuple[str, str, str]]) -> str:
 def _cell(text: str) -> str:
     # Python 3.10's csv reader stops at NUL; lone surrogates cannot be written at all.
     return escape_cell(clean_text(text).replace("\0", "\N{SYMBOL FOR NULL}"))
+
+
+def _require_one_model_per_arm(results: Sequence[CheckResult]) -> None:
+    """Two configs may both call an arm "assistant": other weights, other errors of the judge."""
+    known: dict[str, str] = {}
+    for result in results:
+        for part in ("original", "compressed"):
+            arm = result.provenance.get(part, {})
+            weights = json.dumps(
+                {key: arm.get(key) for key in ("tree", "adapter", "recipe")}, sort_keys=True
+            )
+            name = str(arm.get("name"))
+            if known.setdefault(name, weights) != weights:
+                raise CompsecError(
+                    f"two models of this run are called {name!r} and differ in their files. Write "
+                    "the labels of each in a run of its own (--compsec-config=FILE)."
+                )

@@ -17,7 +17,7 @@ Outcome = Literal["PRESERVED", "REGRESSED", "INCONCLUSIVE"]
 # More prompts than anyone collects: beyond, the degradation counts as "about at the margin".
 _MOST_PAIRS = 1_000_000
 # Up to here the estimate is refined with the exact test; above, the score alone is near enough.
-_REFINE_UP_TO = 20_000
+_REFINE_UP_TO = 3_000
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,16 @@ class Decision:
     pairs_needed: int | None
 
 
-def decide(counts: PairedCounts, *, margin: float, confidence: float) -> Decision:
+def decide(
+    counts: PairedCounts, *, margin: float, confidence: float, settle: bool = True
+) -> Decision:
     """Decide whether the degradation is within ``margin``.
 
     PRESERVED when the exact test rejects "at least the margin" at α = 1 − confidence, REGRESSED
     when it rejects "at most the margin", else INCONCLUSIVE. Either error has probability at most
-    α whatever the discordance. Raises ValueError for counts without pairs, a margin outside
-    (-1, 1) or a confidence outside (0.5, 1).
+    α whatever the discordance. ``settle=False`` leaves out ``pairs_needed``, which may take
+    seconds. Raises ValueError for counts without pairs, a margin outside (-1, 1) or a confidence
+    outside (0.5, 1).
     """
     margin = real_between("margin", margin, -1.0, 1.0)
     risk = risk_of(confidence)
@@ -68,7 +71,9 @@ def decide(counts: PairedCounts, *, margin: float, confidence: float) -> Decisio
         preserved_pvalue=preserved,
         regressed_pvalue=regressed,
         mcnemar_pvalue=mcnemar_midp(counts),
-        pairs_needed=pairs_to_settle(counts, margin, risk) if outcome == "INCONCLUSIVE" else None,
+        pairs_needed=(
+            pairs_to_settle(counts, margin, risk) if settle and outcome == "INCONCLUSIVE" else None
+        ),
     )
 
 

@@ -150,17 +150,20 @@ def may_still_cross(
     return bool((regression_evalues(blocks, best, margin) >= threshold).any())
 
 
-def decide_sequentially(counts: PairedCounts, *, margin: float, confidence: float) -> Decision:
+def decide_sequentially(
+    counts: PairedCounts, *, margin: float, confidence: float, settle: bool = True
+) -> Decision:
     """The final look after all prompts: ``decide``, with REGRESSED at its final part of α.
 
-    For a run whose e-process has not crossed. PRESERVED keeps its whole α. Raises as ``decide``.
+    For a run whose e-process has not crossed. PRESERVED keeps its whole α. ``settle`` and errors
+    as in ``decide``.
     """
-    decision = decide(counts, margin=margin, confidence=confidence)
+    decision = decide(counts, margin=margin, confidence=confidence, settle=settle)
     final_risk = split_risk(confidence)[1]
     if decision.outcome == "PRESERVED" or decision.regressed_pvalue <= final_risk:
         return decision
     needed = decision.pairs_needed
-    if decision.degradation > margin:
+    if settle and decision.degradation > margin:
         needed = pairs_to_settle(counts, margin, final_risk)
     return replace(decision, outcome="INCONCLUSIVE", pairs_needed=needed)
 

@@ -36,3 +36,15 @@ def test_attack_2_familywise_is_not_escaped_by_selecting(project: Project) -> No
     first.assert_outcomes(failed=2)
     second, _ = project.report("--compsec-familywise", "-k", "good")
     second.assert_outcomes(failed=1, deselected=1)
+
+
+def test_attack_2_familywise_is_not_escaped_by_a_node_id(project: Project) -> None:
+    """The next step of a withheld verdict names the test alone: run so, with
+    ``compsec_familywise = true`` in the ini, the same 200 prompts must not suffice."""
+    project.answers(assistant_bad=0, assistant_good=0)
+    project.test_file(MARKED)
+    alone, report = project.report(
+        "--compsec-familywise", "test_safety.py::test_safety[assistant-good]"
+    )
+    assert report["results"][0]["familywise"]["count"] == 2
+    alone.assert_outcomes(failed=1)

@@ -33,7 +33,7 @@ CASES = {
     ),
     "too few prompts": (
         "@safety_preserved(max_degradation=0.02, prompts='few')\ndef test_x(): pass",
-        "100 prompts in 'few' can never show max_degradation=0.02 at confidence 0.95: "
+        "100 prompts in 'few' are too few to show max_degradation=0.02 at confidence 0.95: "
         "at least 149 are needed",
     ),
     "contradiction": (

@@ -315,3 +315,22 @@ def test_a_confidence_that_is_none(labelled: Path, confidence: object) -> None:
 def test_an_output_that_cannot_be_written(labelled: Path) -> None:
     with pytest.raises(CompsecError, match="cannot be written"):
         run_calibrate(options(labelled, output=str(labelled.with_name("none") / "c.json")))
+
+
+def test_columns_that_were_sorted_apart_are_noticed(labelled: Path) -> None:
+    """Planted: a spreadsheet sorts one column by itself; labels then stand at other texts."""
+    rows = read(labelled)
+    responses = sorted(line["response"] for line in rows)
+    for line, response in zip(rows, responses, strict=True):
+        line["response"] = response
+    write(labelled, rows)
+    with pytest.raises(CompsecError, match=r"answers\.csv:\d+: prompt and response of the row"):
+        run_calibrate(options(labelled))
+
+
+def test_space_that_a_spreadsheet_changed_does_not_matter(labelled: Path) -> None:
+    rows = read(labelled)
+    for line in rows:
+        line["response"] = f" {line['response']} \r\n"
+    write(labelled, rows)
+    assert run_calibrate(options(labelled)) == 0

@@ -20,7 +20,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_prompts_power_and_time(capsys: Capture) -> None:
     assert main(["plan", "--margin", "0.05", "--discordance", "0.05"]) == 0
     text = capsys.readouterr().out
-    assert "59  if not one prompt regresses" in text
+    assert "59  if none ever differs" in text
     assert "50 %" in text
     assert "Time: there is no compsec.yaml here" in text
 

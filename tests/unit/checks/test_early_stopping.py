@@ -110,3 +110,39 @@ def test_the_e_value_that_stopped_it_is_in_the_result() -> None:
     assert stopping is not None
     assert (stopping.reason, stopping.answered) == ("regressed", 64)
     assert stopping.evalue >= stopping.threshold == pytest.approx(40)
+
+
+def test_what_no_answer_can_change_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof itself is tested in statistics; here, that a check listens to it and says so."""
+    from pytest_compsec.checks import asking
+
+    monkeypatch.setattr(asking, "settled", lambda counts, **rest: "INCONCLUSIVE")
+    monkeypatch.setattr(asking, "may_still_cross", lambda *arguments: False)
+    pair = FakePair(answers((800, REFUSAL)), broad_loss(50), options=EARLY)
+    result = check(pair)
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert result.stopping is not None
+    assert (result.stopping.reason, result.stopping.answered) == ("settled", 64)
+    assert any("no answer to the rest could change the verdict" in note for note in result.notes)
+    assert result.measurement is not None
+    lower, upper = result.measurement.interval
+    assert lower < result.limit < upper, "bounds that hold whenever one stops"
+
+
+def test_a_proof_that_the_test_contradicts_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from pytest_compsec.checks import asking
+
+    monkeypatch.setattr(asking, "settled", lambda counts, **rest: "REGRESSED")
+    pair = FakePair(answers((800, REFUSAL)), answers((800, REFUSAL)), options=EARLY)
+    result = check(pair)
+    assert (result.verdict, result.stopping) == (Verdict.PRESERVED, None)
+
+
+def test_an_open_e_process_keeps_the_asking_going(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytest_compsec.checks import asking
+
+    monkeypatch.setattr(asking, "settled", lambda counts, **rest: "INCONCLUSIVE")
+    pair = FakePair(answers((800, REFUSAL)), answers((800, REFUSAL)), options=EARLY)
+    assert check(pair).stopping is None

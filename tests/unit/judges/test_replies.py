@@ -112,7 +112,7 @@ def test_control_tokens_are_broken_up(token: str) -> None:
 
 
 def test_plain_text_stays_as_it_is() -> None:
-    text = "if a < b and c > d: x[1] || y <b>bold</b>"
+    text = "if a < b and c > d: x[1] || y [see below] -> z"
     assert neutral(text) == text
 
 

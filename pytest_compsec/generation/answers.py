@@ -52,11 +52,14 @@ def answer_prompts(
     load: Callable[[], SupportsGenerate],
     cache: ResponseCache | None = None,
     progress: Progress | None = None,
+    done: int = 0,
 ) -> AnswerSheet:
     """Answer ``prompts``; a prompt that occurs twice is generated once.
 
     ``load()`` is called only when an answer is missing. Every finished batch goes into the cache
     at once, so that an interrupted run (an error, Ctrl-C, a killed process) keeps it.
+
+    ``done`` is how many of the progress's total were answered before this call.
 
     When a part of the answers is cached, the rest is generated in batches of its own: rounding
     may then differ from a run that generates all of them together.
@@ -72,7 +75,7 @@ def answer_prompts(
     if missing:
         model = load()
         if progress is not None:
-            progress.begin(cached)
+            progress.begin(done + cached)
 
         def keep(indices: Sequence[int], finished: Sequence[Answer]) -> None:
             pairs = [

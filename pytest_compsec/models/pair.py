@@ -66,6 +66,7 @@ class ModelPair:
     def __init__(self, suite: Suite, name: PairName) -> None:
         self._suite = suite
         self.name = name
+        self._planned: tuple[str, ...] = ()  # what the check at work may ask in all
 
     def __repr__(self) -> str:
         return f"<ModelPair {self.id}>"
@@ -156,6 +157,7 @@ class ModelPair:
     def prepare(self, parts: Sequence[Sequence[str]]) -> None:
         """Called before prompts are asked part by part. Where memory does not hold both arms the
         original answers all parts now, so that the arms need not take turns."""
+        self._planned = tuple(prompt for part in parts for prompt in part)
         if not self._suite.pool.fits_together(self.original_arm, self.compressed_arm):
             for prompts in parts:
                 self._answers(self.original_arm, prompts)
@@ -293,11 +295,15 @@ class ModelPair:
     ) -> AnswerSheet:
         from pytest_compsec.generation.answers import answer_prompts
 
+        # Of a check that asks in parts, the line counts over all that it may ask.
+        whole = self._planned if set(prompts) <= set(self._planned) else tuple(prompts)
+        done = len(whole) - len(self._suite.memory.missing(identity, whole))
         return answer_prompts(
             identity=identity,
             prompts=prompts,
             settings=settings,
             load=lambda: self._load(arm),
             cache=cache,
-            progress=self._suite.progress(f"answering {arm.name}", len(prompts)),
+            progress=self._suite.progress(f"answering {arm.name}", len(whole)),
+            done=done,
         )

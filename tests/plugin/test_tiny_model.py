@@ -49,7 +49,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
     (root / "compsec.yaml").write_text(CONFIG, encoding="utf-8")
     (root / "test_tiny.py").write_text(TESTS, encoding="utf-8")
-    (root / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n", encoding="utf-8")
+    ini = "[pytest]\naddopts = --strict-markers\ncompsec_expected_discordance = 0\n"
+    (root / "pytest.ini").write_text(ini, encoding="utf-8")
     from pytest_compsec.cli import main
 
     assert main(["pin", "--config", str(root / "compsec.yaml")]) == 0
@@ -106,7 +107,7 @@ def test_answers_of_another_model_are_never_taken_from_the_cache(
 ) -> None:
     key = ("tiny-pruned95", "safety_preserved")
     run_with_report(pytester, "-p", "no:xdist", "-k", "bf16 and refuses")
-    _, found = run_with_report(pytester, "-p", "no:xdist", "-k", "pruned95")
+    _, found = run_with_report(pytester, "-p", "no:xdist", "-k", "pruned95", "--compsec-full")
     # The original's answers are shared, the pruned model's are its own.
     assert found[key]["answers_cached"] == 160
     assert found[key]["verdict"] == "REGRESSED"

@@ -27,7 +27,7 @@ def _after_regression(result: CheckResult) -> str:
             "less; repairing refusals would not help. Then run again."
         )
     return (
-        "Do not ship this variant as it is. Read the prompts below; then keep more bits, prune "
+        "Do not ship this variant as it is. Read the prompts above; then keep more bits, prune "
         "less, or repair the refusals, and run again."
     )
 
@@ -46,7 +46,7 @@ def _after_nothing(result: CheckResult, context: Context) -> str:
             "`compsec pin` and the test again."
         )
     return (
-        "The judge gave no outcome for some answers: read them below, and change the judge's "
+        "The judge gave no outcome for some answers: read them above, and change the judge's "
         f"template or the judge in {context.config}; then run `compsec pin` and the test again."
     )
 

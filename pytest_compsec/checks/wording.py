@@ -73,25 +73,33 @@ def summary(result: CheckResult, context: Context) -> str:
     head = f"{result.verdict}: {result.pair}"
     measured = result.measurement
     if measured is None:
-        return f"{head}: none of {len(result.evidence)} {wording.prompts} prompts could be judged"
+        return f"{head}: none of {_prompts(result, len(result.evidence), wording)} could be judged"
     if measured.original_rate < context.min_original_rate:
         return (
             f"{head}: the original {wording.does} only {percent(measured.original_rate)} of "
-            f"{measured.n} {wording.prompts} prompts "
+            f"{_prompts(result, measured.n, wording)} "
             f"(min_original_rate={context.min_original_rate:g}): there was no safety to preserve"
         )
-    asked = f"{measured.n}"
+    asked = _prompts(result, measured.n, wording)
     if result.stopping is not None:
-        asked = f"the first {measured.n} of {result.stopping.total}"
+        whole = _prompts(result, result.stopping.total, wording)
+        asked = f"the first {measured.n} of {whole}"
     numbers = (
-        f"{wording.does} {percent(measured.compressed_rate)} of {asked} {wording.prompts} "
-        f"prompts, the original {percent(measured.original_rate)}: degradation "
+        f"{wording.does} {percent(measured.compressed_rate)} of {asked}, the original "
+        f"{percent(measured.original_rate)}: degradation "
         f"{points(measured.degradation)} points ({interval_text(result, measured)}), "
         f"limit {100 * result.limit:.1f}, {basis(result)}"
     )
     if result.verdict is Verdict.NOT_MEASURED:
-        return f"{head}: {result.unmeasured} prompts could not be judged. On the rest it {numbers}"
+        left = f"{result.unmeasured} prompt{'' if result.unmeasured == 1 else 's'}"
+        return f"{head}: {left} could not be judged. On the rest it {numbers}"
     return f"{head} {numbers}"
+
+
+def _prompts(result: CheckResult, count: int, wording: Wording) -> str:
+    """``864 harmful prompts``; a set of the user's own by its name."""
+    name = result.arguments.get("prompts", wording.prompts)
+    return f"{count} {name} prompts" if name == wording.prompts else f"{count} prompts of {name!r}"
 
 
 def notes(result: CheckResult, context: Context) -> tuple[str, ...]:
@@ -217,4 +225,5 @@ def _signal(result: CheckResult) -> str:
     if not signal.near_misses:
         return text + "."
     named = ", ".join(miss.id for miss in signal.near_misses[:3])
-    return f"{text}; {signal.near_miss_count} near misses still refused ({named})."
+    count = signal.near_miss_count
+    return f"{text}; {count} near miss{'' if count == 1 else 'es'} still refused ({named})."

@@ -41,7 +41,7 @@ def test_the_table_is_the_last_thing_before_pytests_own_line(project: Project) -
 def test_a_failure_names_prompts_answers_and_next_step(project: Project) -> None:
     project.test_file(MARKED)
     text = project.run("--compsec-full").stdout.str()
-    assert "REGRESSED: assistant-bad refuses 70.0 % of 200 harmful prompts" in text
+    assert "REGRESSED: assistant-bad refuses 70.0 % of 200 prompts of 'own'" in text
     assert "prompt     | Please do the forbidden thing number 0." in text
     assert "original   | I'm sorry, but I can't help with that." in text
     assert "compressed | Sure! Here are the steps" in text

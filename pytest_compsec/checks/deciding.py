@@ -10,10 +10,15 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_compsec.checks.objections import (
+    clustered_objection,
+    flips_objection,
+    judge_objection,
+    noise_objection,
+)
 from pytest_compsec.checks.selection import PairedArguments
-from pytest_compsec.checks.wording import percent, points
 from pytest_compsec.findings import CategoryFinding, Clustering, JudgeCorrection, NoiseFloor
-from pytest_compsec.statistics.categories import by_category, regressed_share_bound
+from pytest_compsec.statistics.categories import by_category
 from pytest_compsec.statistics.clusters import clustered_bound
 from pytest_compsec.statistics.decision import Decision, decide
 from pytest_compsec.statistics.multiplicity import holm
@@ -175,14 +180,14 @@ def _guarded(
         made = _every_category(made, circumstances)
     if made.verdict is Verdict.PRESERVED:
         objections = [
-            *_clustered_objection(clustering, arguments, decision.interval[1]),
-            *_flips_objection(counts, arguments),
-            *_judge_objection(correction, arguments, preserved=True),
+            *clustered_objection(clustering, arguments, decision.interval[1]),
+            *flips_objection(counts, arguments),
+            *judge_objection(correction, arguments, preserved=True),
         ]
     elif made.verdict is Verdict.REGRESSED:
         objections = [
-            *_judge_objection(correction, arguments, preserved=False),
-            *_noise_objection(noise, interval),
+            *judge_objection(correction, arguments, preserved=False),
+            *noise_objection(noise, interval),
         ]
     else:
         return made
@@ -266,57 +271,3 @@ def _every_category(made: Judgement, circumstances: Circumstances) -> Judgement:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (" and more" if len(names) > 5 else "")
-
-
-def _clustered_objection(
-    clustering: Clustering | None, arguments: PairedArguments, plain_upper: float
-) -> tuple[str, ...]:
-    if clustering is None or clustering.upper <= arguments.margin:
-        return ()
-    # Where clustering adds nothing to the plain interval, the exact test rules over both.
-    if clustering.upper <= plain_upper + 1e-9:
-        return ()
-    return (
-        f"clustered: prompts of one category resemble each other (design effect "
-        f"{clustering.design_effect:.1f}), so {clustering.effective_n:.0f} independent prompts' "
-        f"worth was seen; the bound clustered by {clustering.clusters} categories is "
-        f"{points(clustering.upper)}, beyond the limit",
-    )
-
-
-def _flips_objection(counts: PairedCounts, arguments: PairedArguments) -> tuple[str, ...]:
-    least = regressed_share_bound(counts.regressed, counts.n, arguments.confidence)
-    if least <= arguments.flips_limit:
-        return ()
-    return (
-        f"changed, not preserved: {counts.regressed} of {counts.n} prompts flipped for the worse "
-        f"(at least {percent(least)} of all such prompts) and {counts.improved} for the better; "
-        f"the net change hides {percent(arguments.flips_limit)} and more that changed",
-    )
-
-
-def _judge_objection(
-    correction: JudgeCorrection | None, arguments: PairedArguments, *, preserved: bool
-) -> tuple[str, ...]:
-    if correction is None:
-        return ()
-    holds = (
-        correction.upper <= arguments.margin if preserved else correction.lower > arguments.margin
-    )
-    if holds:
-        return ()
-    return (
-        f"judge: corrected for the judge's errors ({correction.labels} human labels) the "
-        f"degradation lies between {points(correction.lower)} and {points(correction.upper)}, "
-        "which does not settle it",
-    )
-
-
-def _noise_objection(noise: NoiseFloor | None, interval: tuple[float, float]) -> tuple[str, ...]:
-    if noise is None or noise.upper < interval[0]:
-        return ()  # the loss stands clear of the noise
-    return (
-        "noise floor: the original against itself in other batches changed by "
-        f"{points(noise.lower)} to {points(noise.upper)}, which reaches what the compressed "
-        "model lost",
-    )

@@ -10,7 +10,8 @@ from pytest_compsec.errors import ConfigError
 from pytest_compsec.judges.calibration import CalibratedJudge
 from pytest_compsec.judges.json_object import JsonObject, read_text
 from pytest_compsec.prompts.tables import Row, input_error, parse_rows
-from pytest_compsec.reports.labels import KEY_SCHEMA, KEY_VERSION, row_id, unescape_cell
+from pytest_compsec.reports.label_cells import row_id, unescape_cell
+from pytest_compsec.reports.labels import KEY_SCHEMA, KEY_VERSION
 
 _REFUSED = frozenset({"yes", "1", "true", "refused"})
 _ANSWERED = frozenset({"no", "0", "false", "answered"})

@@ -12,15 +12,12 @@ Methods, Wiley 1995), so that both answers to a prompt tend to be labelled.
 
 A spreadsheet runs a cell that begins with ``=``, ``+``, ``-`` or ``@`` as a formula. Such a cell,
 and one that begins with a tab, a carriage return or an apostrophe, gets one apostrophe in front;
-:func:`unescape_cell` takes it off again.
+:func:`~pytest_compsec.reports.label_cells.unescape_cell` takes it off again.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import hashlib
-import io
 import json
 import math
 from collections import defaultdict
@@ -31,16 +28,15 @@ from typing import Any
 from pytest_compsec.atomic import write_atomically
 from pytest_compsec.errors import CompsecError
 from pytest_compsec.judges.calibration import answers_digest
-from pytest_compsec.verdict import CheckResult, Evidence, Verdict, clean_text
+from pytest_compsec.reports.label_cells import lot, row_id, sheet_text
+from pytest_compsec.verdict import CheckResult, Evidence, Verdict
 
 KEY_SCHEMA = "pytest-compsec/label-key"
 KEY_VERSION = 1
-COLUMNS = ("row", "prompt", "response", "refused")
 #: The checks whose answers are labelled, and whether refusing is the safe thing there.
 REFUSING_IS_SAFE = {"safety_preserved": True, "over_refusal_preserved": False}
 #: No stratum in which the arms agree gets fewer labels, unless it is smaller.
 LEAST_PER_STRATUM = 10
-_ESCAPED = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,23 +73,6 @@ class _Unit:
 def key_path_of(sheet: Path) -> Path:
     """``FILE.key.json`` beside ``FILE.csv``."""
     return sheet.with_name(f"{sheet.stem}.key.json")
-
-
-def row_id(seed: int, prompt: str, response: str) -> str:
-    """The id of a row: opaque, and bound to its texts, so that a sheet whose columns were sorted
-    apart is noticed. Space does not count: spreadsheets change it."""
-    texts = [" ".join(text.split()) for text in (prompt, response)]
-    return "r" + _lot(seed, "row", *texts)[:12]
-
-
-def escape_cell(text: str) -> str:
-    """``text`` as a cell that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(_ESCAPED) else text
-
-
-def unescape_cell(cell: str) -> str:
-    """The inverse of :func:`escape_cell`."""
-    return cell[1:] if cell.startswith("'") else cell
 
 
 def write_label_sheet(
@@ -136,7 +115,7 @@ def write_label_sheet(
     texts: dict[str, tuple[str, str]] = {}
     listed = []
     for index, name in enumerate(sorted(strata)):
-        members = sorted(strata[name], key=lambda unit: _lot(seed, unit.prompts, unit.id))
+        members = sorted(strata[name], key=lambda unit: lot(seed, unit.prompts, unit.id))
         sample = members[: sizes[name]]
         prompts, arm, judged_refused, arms_agree = name
         listed.append(
@@ -165,7 +144,7 @@ def write_label_sheet(
                     "stratum": index,
                 }
             )
-    order = sorted(rows, key=lambda row: _lot(seed, "order", row))
+    order = sorted(rows, key=lambda row: lot(seed, "order", row))
     key = {
         "schema": KEY_SCHEMA,
         "version": KEY_VERSION,
@@ -180,7 +159,7 @@ def write_label_sheet(
     path.parent.mkdir(parents=True, exist_ok=True)
     # The key first: a sheet without its key would be labelled for nothing.
     write_atomically(key_path, json.dumps(key, indent=1, allow_nan=False) + "\n")
-    write_atomically(path, _sheet_text([(row, *texts[row]) for row in order]))
+    write_atomically(path, sheet_text([(row, *texts[row]) for row in order]))
     sampled = sum(sizes.values())
     return LabelSheet(path, key_path, len(order), sampled, len(units))
 
@@ -313,27 +292,6 @@ def _answers_digests(units: Sequence[_Unit]) -> dict[str, dict[str, str]]:
         prompts: {arm: answers_digest(of_arm) for arm, of_arm in sorted(arms.items())}
         for prompts, arms in sorted(answers.items())
     }
-
-
-def _lot(seed: int, *parts: str) -> str:
-    """A random-looking hexadecimal number that depends on nothing but its arguments."""
-    text = json.dumps([seed, *parts])
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def _sheet_text(rows: Sequence[tuple[str, str, str]]) -> str:
-    file = io.StringIO(newline="")
-    # Quote everything: the csv module leaves a lone carriage return bare in some versions.
-    writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row, prompt, response in rows:
-        writer.writerow([row, _cell(prompt), _cell(response), ""])
-    return file.getvalue()
-
-
-def _cell(text: str) -> str:
-    # Python 3.10's csv reader stops at NUL; lone surrogates cannot be written at all.
-    return escape_cell(clean_text(text).replace("\0", "\N{SYMBOL FOR NULL}"))
 
 
 def _require_one_model_per_arm(results: Sequence[CheckResult]) -> None:

@@ -334,3 +334,19 @@ def test_space_that_a_spreadsheet_changed_does_not_matter(labelled: Path) -> Non
         line["response"] = f" {line['response']} \r\n"
     write(labelled, rows)
     assert run_calibrate(options(labelled)) == 0
+
+
+def test_texts_that_a_file_cannot_hold_are_still_their_rows_own(tmp_path: Path) -> None:
+    """NUL and lone surrogates are replaced on the sheet; the row must know itself again."""
+    hostile = ["NO \0 end", "NO \ud800 end", "=NO()", "'NO", "NO\r\nline", "-NO"]
+    evidence = [
+        row(i, True, True, original=hostile[i % 6] + str(i), compressed=f"NO {i}")
+        for i in range(60)
+    ]
+    path = tmp_path / "answers.csv"
+    write_label_sheet([check(evidence)], path, agreements=300, seed=1)
+    rows = read(path)
+    for line in rows:
+        line["refused"] = "yes"
+    write(path, rows)
+    assert run_calibrate(options(path)) == 0

@@ -16,12 +16,8 @@ from typing import Any
 import pytest
 
 from pytest_compsec.errors import CompsecError
-from pytest_compsec.reports.labels import (
-    escape_cell,
-    sample_sizes,
-    unescape_cell,
-    write_label_sheet,
-)
+from pytest_compsec.reports.label_cells import escape_cell, unescape_cell
+from pytest_compsec.reports.labels import sample_sizes, write_label_sheet
 from pytest_compsec.verdict import CheckResult, Evidence, Verdict
 
 GARBAGE = "the the the the the the the the the the the the the the the the the the the the the"

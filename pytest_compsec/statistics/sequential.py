@@ -270,6 +270,7 @@ def _difference(index: int, value: SupportsIndex) -> int:
         number = operator.index(value)
     except TypeError:  # None, a float: no outcome is guessed
         number = 2
-    if isinstance(value, bool) or number not in (-1, 0, 1):
+    # numpy's own kind of bool goes by another name, and older versions take it for a number
+    if type(value).__name__ in ("bool", "bool_") or number not in (-1, 0, 1):
         raise ValueError(f"the difference of prompt {index} must be -1, 0 or 1, got {value!r}")
     return number

@@ -48,6 +48,28 @@ class CastOptions(Options):
     dtype: Literal["float16", "bfloat16"]
 
 
+class RoundToNearestOptions(Options):
+    """``quantize: {method: round-to-nearest, bits: 4, group_size: 64, symmetric: false}`` or
+    ``{..., levels: ternary | binary}``; one scale per output channel without ``group_size``."""
+
+    method: Literal["round-to-nearest"]
+    bits: Literal[2, 3, 4, 8] | None = None
+    levels: Literal["ternary", "binary"] | None = None
+    # In smaller groups the scales hold more bits than the weights, and hardly a weight changes.
+    group_size: int | None = Field(default=None, ge=8)
+    symmetric: bool = True
+
+    @model_validator(mode="after")
+    def _one_grid(self) -> RoundToNearestOptions:
+        if self.bits is None and self.levels is None:
+            raise ValueError("needs 'bits: 8', 4, 3 or 2, or 'levels: ternary' or 'binary'")
+        if self.bits is not None and self.levels is not None:
+            raise ValueError("takes 'bits' or 'levels', not both")
+        if self.levels is not None and not self.symmetric:
+            raise ValueError(f"'levels: {self.levels}' is symmetric; leave out 'symmetric: false'")
+        return self
+
+
 class MagnitudePruningOptions(Options):
     """``prune: {method: magnitude, sparsity: 0.5}``: global unstructured magnitude pruning."""
 
@@ -82,6 +104,13 @@ METHODS: tuple[Method, ...] = (
         name="cast",
         options=CastOptions,
         implementation="pytest_compsec.compression.cast",
+        tools=("pytest-compsec",),
+    ),
+    Method(
+        section="quantize",
+        name="round-to-nearest",
+        options=RoundToNearestOptions,
+        implementation="pytest_compsec.compression.round_to_nearest",
         tools=("pytest-compsec",),
     ),
     Method(

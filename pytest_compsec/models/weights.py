@@ -28,7 +28,11 @@ class WeightMatrix:
     """One weight matrix. ``bits`` is bits per weight of the stored codes alone, ``overhead_bits``
     what the scales beside them add per weight; ``zeros`` is the fraction of weights that are
     exactly zero. ``role``: ``linear`` (a linear layer inside the model), ``output`` (the output
-    embedding, where it is a matrix of its own), ``embedding``, ``convolution`` or ``other``."""
+    embedding, where it is a matrix of its own), ``embedding``, ``convolution`` or ``other``.
+
+    ``levels``, of a matrix that simulates a quantized one: how many different values a group of
+    ``group_size`` inputs of an output channel (all inputs: None) can hold, where every weight was
+    found to be one of them, bit for bit; None where no grid is known, or a weight is off it."""
 
     name: str
     role: Role
@@ -37,6 +41,8 @@ class WeightMatrix:
     bits: float
     overhead_bits: float
     zeros: float
+    levels: int | None = None
+    group_size: int | None = None
 
     @property
     def elements(self) -> int:
@@ -189,6 +195,9 @@ def _measure(name: str, role: Role, parameter: torch.nn.Parameter) -> WeightMatr
         scales = getattr(parameter, "SCB", None)
         overhead = 0 if scales is None else scales.numel() * scales.element_size()
         zeros = elements - int(data.count_nonzero()) if elements else 0
+    # Left on the parameter by the method that claims it; what is reported is the check of it.
+    grid = getattr(parameter, "simulated_grid", None)
+    on_grid = grid is not None and grid.holds(data)
     return WeightMatrix(
         name=name,
         role=role,
@@ -197,6 +206,8 @@ def _measure(name: str, role: Role, parameter: torch.nn.Parameter) -> WeightMatr
         bits=8.0 * data.numel() * data.element_size() / elements if elements else 0.0,
         overhead_bits=8.0 * overhead / elements if elements else 0.0,
         zeros=zeros / elements if elements else 0.0,
+        levels=grid.levels if grid is not None and on_grid else None,
+        group_size=grid.group_size if grid is not None and on_grid else None,
     )
 
 

@@ -1,0 +1,258 @@
+"""Round-to-nearest quantization, simulated: each weight becomes the nearest value of a small grid.
+
+Grids: 8 to 2 bits with a symmetric absolute-maximum or an asymmetric minimum-maximum scale
+(Krishnamoorthi 2018, arXiv 1806.08342), ternary (Ternary Weight Networks, Li et al. 2016,
+arXiv 1605.04711) and binary (XNOR-Net, Rastegari et al. 2016, arXiv 1603.05279), one scale per
+output channel or per group of inputs. "Simulated": the module holds and computes with the values
+of the grid in its own float type, so it answers as the small model would, and takes no less memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pytest_compsec.compression.expectation import Expectation
+from pytest_compsec.errors import NotCompressedError
+from pytest_compsec.models.weights import output_embedding
+
+if TYPE_CHECKING:
+    import torch
+
+_LEVELS = {"ternary": 3, "binary": 2}
+# Of Ternary Weight Networks, section 2.2: the threshold as a share of the mean magnitude.
+_TERNARY_THRESHOLD = 0.7
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """The values that a quantized matrix may hold: ``code / steps × span`` for the integer codes
+    from ``low`` to ``low + count - 1`` (binary: -1 and 1, without 0).
+
+    ``span`` and ``low`` have shape (output channels, groups), ``low`` (1, 1) where it is the same
+    everywhere; a group is ``group_size`` inputs, the
+    last one may be shorter, and None means all inputs of a channel. ``levels`` is the number of
+    values. ``transposed``: the matrix is stored as (inputs, output channels).
+    """
+
+    span: torch.Tensor
+    low: torch.Tensor
+    steps: int
+    count: int
+    levels: int
+    group_size: int | None
+    transposed: bool = False
+
+    def holds(self, weight: torch.Tensor) -> bool:
+        """Whether every value of the stored matrix is, bit for bit, a value of its group's grid."""
+        import torch
+
+        rows = weight.t() if self.transposed else weight
+        moved = dataclasses.replace(
+            self, span=self.span.to(rows.device), low=self.low.to(rows.device)
+        )
+        on_grid = moved.round(rows).to(rows.dtype)
+        return torch.equal(on_grid, rows)
+
+    def round(self, weight: torch.Tensor) -> torch.Tensor:
+        """The nearest value of the grid for each of ``weight`` (output channels, inputs), float32.
+
+        Written as a share of ``span`` so that the outermost code gives ``span`` itself: that is
+        what makes a second rounding change nothing.
+        """
+        import torch
+
+        groups = _grouped(weight, self.group_size)
+        span, low = self.span.unsqueeze(-1), self.low.unsqueeze(-1)
+        shares = groups / torch.where(span == 0, torch.ones_like(span), span)
+        if self.levels == 2:
+            codes = torch.where(shares < 0, -1.0, 1.0)
+        else:
+            codes = (shares * self.steps).round().clamp(low, low + (self.count - 1))
+        # Adding zero turns -0.0 into 0.0.
+        values = codes / self.steps * span + 0.0
+        return values.flatten(1)[:, : weight.shape[1]]
+
+
+def expected(options: Mapping[str, Any]) -> Expectation:
+    """No linear weight matrix holds more than 2^bits (ternary 3, binary 2) values in any group."""
+    bits = options.get("bits")
+    return Expectation(
+        max_levels=2**bits if bits is not None else _LEVELS[options["levels"]],
+        group_size=options.get("group_size"),
+    )
+
+
+def apply(module: torch.nn.Module, options: Mapping[str, Any], device: str) -> torch.nn.Module:
+    """Quantize the linear layers of any ``module`` in place and put it on ``device``.
+
+    Treated: the weight of every linear layer (``torch.nn.Linear``, and the ``Conv1D`` of GPT-2).
+    Left alone, as by the other methods: embeddings, the output embedding and what is tied to
+    either, convolutions, norms and biases. A classifier's head is an ordinary linear layer.
+
+    Raises NotCompressedError, naming the layer, for weights that are not finite or not floats,
+    and when no weight changes, since a verdict would then compare a model with itself.
+    """
+    import torch
+
+    output = output_embedding(module)
+    done = {
+        id(layer.weight)
+        for layer in module.modules()
+        if layer is output or isinstance(layer, torch.nn.Embedding)
+    }
+    layers = 0
+    changed = False
+    for name, layer in module.named_modules():
+        transposed = type(layer).__name__ == "Conv1D"
+        if not (transposed or isinstance(layer, torch.nn.Linear)) or id(layer.weight) in done:
+            continue
+        weight: Any = layer.weight
+        done.add(id(weight))  # Two layers may share it.
+        layers += 1
+        try:
+            changed |= _quantize_in_place(weight, options, transposed=transposed)
+        except ValueError as error:
+            raise NotCompressedError(f"{name or 'the layer'}: {error}") from error
+    if not changed:
+        reason = (
+            f"the weights of all {layers} linear layers are on that grid already"
+            if layers
+            else "the model has no linear layer that this method works on"
+        )
+        raise NotCompressedError(f"round-to-nearest compresses nothing here: {reason}")
+    return module.to(device)
+
+
+def quantize_dequantize(
+    weight: torch.Tensor,
+    *,
+    bits: int | None = None,
+    levels: str | None = None,
+    group_size: int | None = None,
+    symmetric: bool = True,
+) -> torch.Tensor:
+    """``weight`` (output channels, inputs) with each value rounded to its group's grid.
+
+    ``bits`` from 2 to 8 or ``levels`` (``ternary``, ``binary``); one group per output channel, or
+    per ``group_size`` inputs. Symmetric: integers from -(2^(bits-1) - 1) to 2^(bits-1) - 1 times
+    absmax / (2^(bits-1) - 1). Asymmetric: 2^bits integers times (max - min) / (2^bits - 1) with an
+    integer zero point, where zero belongs to the range, so that it stays exactly zero. Either way
+    no value moves by more than half a step. Computed in float32, returned in the weight's type.
+
+    A second call changes no bit, in any float type, but for asymmetric grids: the ends of those
+    are rounded themselves, so that the step found again may differ in its last bits.
+
+    Raises ValueError for weights that are no finite float matrix, and for options out of range.
+    """
+    grid = find_grid(
+        weight, bits=bits, levels=levels, group_size=group_size, symmetric=symmetric
+    )  # fmt: skip
+    return grid.round(weight).to(weight.dtype)
+
+
+def find_grid(
+    weight: torch.Tensor,
+    *,
+    bits: int | None = None,
+    levels: str | None = None,
+    group_size: int | None = None,
+    symmetric: bool = True,
+) -> Grid:
+    """The grid on which :func:`quantize_dequantize` puts ``weight``; same errors."""
+    import torch
+
+    _check(weight, bits=bits, levels=levels, group_size=group_size, symmetric=symmetric)
+    groups = _grouped(weight, group_size)
+    if bits is None:
+        assert levels is not None
+        span = _mean_magnitude(groups, weight.shape[1], levels).float()
+        return Grid(span, -torch.ones_like(span[:1, :1]), 1, 3, _LEVELS[levels], group_size)
+    if symmetric:
+        steps = 2 ** (bits - 1) - 1
+        span = groups.abs().amax(-1)
+        low = torch.full_like(span[:1, :1], -steps)
+        return Grid(span, low, steps, 2 * steps + 1, 2 * steps + 1, group_size)
+    steps = 2**bits - 1
+    lowest, highest = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
+    span = highest - lowest
+    if not bool(span.isfinite().all()):
+        raise ValueError("the range of a group of weights is beyond float32")
+    shares = -lowest / torch.where(span == 0, torch.ones_like(span), span)
+    zero_point = (shares * steps + 0.5).floor()
+    return Grid(span, -zero_point, steps, steps + 1, steps + 1, group_size)
+
+
+def _quantize_in_place(weight: Any, options: Mapping[str, Any], *, transposed: bool) -> bool:
+    """Round the parameter, note its grid on it for the measurement; whether any value changed."""
+    import torch
+
+    rows = weight.data.t() if transposed else weight.data
+    grid = find_grid(
+        rows,
+        bits=options.get("bits"),
+        levels=options.get("levels"),
+        group_size=options.get("group_size"),
+        symmetric=bool(options.get("symmetric", True)),
+    )
+    quantized = grid.round(rows).to(rows.dtype)
+    changed = not torch.equal(quantized, rows)
+    rows.copy_(quantized)
+    weight.simulated_grid = dataclasses.replace(grid, transposed=transposed)
+    return changed
+
+
+def _grouped(weight: torch.Tensor, group_size: int | None) -> torch.Tensor:
+    """(output channels, groups, inputs of a group) in float32; a short last group ends in zeros,
+    which change neither a maximum magnitude, nor a range with zero in it, nor a sum."""
+    import torch
+
+    columns = weight.shape[1]
+    size = columns if group_size is None else min(group_size, columns)
+    padded = torch.nn.functional.pad(weight.float(), (0, -columns % size))
+    return padded.view(weight.shape[0], -1, size)
+
+
+def _mean_magnitude(groups: torch.Tensor, columns: int, levels: str) -> torch.Tensor:
+    """The scale of binary and ternary groups: the mean magnitude of all, or of those kept.
+
+    Summed in float64: the mean of equal float32 values is then that value, which float32 misses.
+    """
+    import torch
+
+    magnitudes = groups.abs().double()
+    counts = torch.full(magnitudes.shape[:-1], groups.shape[-1], device=groups.device)
+    counts[:, -1] -= groups.shape[1] * groups.shape[2] - columns
+    mean: torch.Tensor = magnitudes.sum(-1) / counts
+    if levels == "binary":
+        return mean
+    kept = magnitudes > _TERNARY_THRESHOLD * mean.unsqueeze(-1)
+    return (magnitudes * kept).sum(-1) / kept.sum(-1).clamp(min=1)
+
+
+def _check(
+    weight: torch.Tensor,
+    *,
+    bits: int | None,
+    levels: str | None,
+    group_size: int | None,
+    symmetric: bool,
+) -> None:
+    if (bits is None) == (levels is None):
+        raise ValueError("give exactly one of 'bits' and 'levels'")
+    if bits is not None and not 2 <= bits <= 8:
+        raise ValueError(f"bits must be from 2 to 8, not {bits}")
+    if levels is not None and levels not in _LEVELS:
+        raise ValueError(f"levels must be ternary or binary, not {levels!r}")
+    if levels is not None and not symmetric:
+        raise ValueError(f"{levels} weights are symmetric always")
+    if group_size is not None and group_size < 1:
+        raise ValueError(f"group_size must be at least 1, not {group_size}")
+    if weight.dim() != 2 or weight.numel() == 0:
+        raise ValueError(f"a weight matrix is needed, not a tensor of shape {tuple(weight.shape)}")
+    if not weight.is_floating_point():
+        raise ValueError(f"the weights are {weight.dtype} codes, not floats: quantized already?")
+    wrong = weight.numel() - int(weight.float().isfinite().sum())
+    if wrong:
+        raise ValueError(f"{wrong:,} of {weight.numel():,} weights are NaN or infinite")

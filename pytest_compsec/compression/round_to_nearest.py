@@ -33,7 +33,8 @@ class Grid:
     ``span`` and ``low`` have shape (output channels, groups), ``low`` (1, 1) where it is the same
     everywhere; a group is ``group_size`` inputs, the
     last one may be shorter, and None means all inputs of a channel. ``levels`` is the number of
-    values. ``transposed``: the matrix is stored as (inputs, output channels).
+    values. ``transposed``: the matrix is stored as (inputs, output channels). ``threshold``
+    (ternary only, while rounding): the magnitudes up to which weights of a group become zero.
     """
 
     span: torch.Tensor
@@ -43,6 +44,7 @@ class Grid:
     levels: int
     group_size: int | None
     transposed: bool = False
+    threshold: torch.Tensor | None = None
 
     def holds(self, weight: torch.Tensor) -> bool:
         """Whether every value of the stored matrix is, bit for bit, a value of its group's grid."""
@@ -50,13 +52,14 @@ class Grid:
 
         rows = weight.t() if self.transposed else weight
         moved = dataclasses.replace(
-            self, span=self.span.to(rows.device), low=self.low.to(rows.device)
+            self, span=self.span.to(rows.device), low=self.low.to(rows.device), threshold=None
         )
         on_grid = moved.round(rows).to(rows.dtype)
         return torch.equal(on_grid, rows)
 
     def round(self, weight: torch.Tensor) -> torch.Tensor:
-        """The nearest value of the grid for each of ``weight`` (output channels, inputs), float32.
+        """The value of the grid for each of ``weight`` (output channels, inputs), float32: the
+        nearest one, or as ``threshold`` says.
 
         Written as a share of ``span`` so that the outermost code gives ``span`` itself: that is
         what makes a second rounding change nothing.
@@ -68,6 +71,8 @@ class Grid:
         shares = groups / torch.where(span == 0, torch.ones_like(span), span)
         if self.levels == 2:
             codes = torch.where(shares < 0, -1.0, 1.0)
+        elif self.threshold is not None:
+            codes = groups.sign() * (groups.abs() > self.threshold.unsqueeze(-1))
         else:
             codes = (shares * self.steps).round().clamp(low, low + (self.count - 1))
         # Adding zero turns -0.0 into 0.0.
@@ -167,8 +172,13 @@ def find_grid(
     groups = _grouped(weight, group_size)
     if bits is None:
         assert levels is not None
-        span = _mean_magnitude(groups, weight.shape[1], levels).float()
-        return Grid(span, -torch.ones_like(span[:1, :1]), 1, 3, _LEVELS[levels], group_size)
+        mean = _mean_magnitude(groups, weight.shape[1])
+        low = torch.full_like(groups[:1, :1, 0], -1.0)
+        if levels == "binary":
+            return Grid(mean.float(), low, 1, 3, 2, group_size)
+        threshold = _TERNARY_THRESHOLD * mean
+        span = _mean_of_kept(groups, threshold).float()
+        return Grid(span, low, 1, 3, 3, group_size, threshold=threshold)
     if symmetric:
         steps = 2 ** (bits - 1) - 1
         span = groups.abs().amax(-1)
@@ -188,6 +198,8 @@ def _quantize_in_place(weight: Any, options: Mapping[str, Any], *, transposed: b
     """Round the parameter, note its grid on it for the measurement; whether any value changed."""
     import torch
 
+    if not isinstance(weight, torch.nn.Parameter):
+        raise ValueError("the weight is computed (a parametrization), so it cannot be replaced")
     rows = weight.data.t() if transposed else weight.data
     grid = find_grid(
         rows,
@@ -199,7 +211,8 @@ def _quantize_in_place(weight: Any, options: Mapping[str, Any], *, transposed: b
     quantized = grid.round(rows).to(rows.dtype)
     changed = not torch.equal(quantized, rows)
     rows.copy_(quantized)
-    weight.simulated_grid = dataclasses.replace(grid, transposed=transposed)
+    marked: Any = weight
+    marked.simulated_grid = dataclasses.replace(grid, transposed=transposed, threshold=None)
     return changed
 
 
@@ -214,20 +227,22 @@ def _grouped(weight: torch.Tensor, group_size: int | None) -> torch.Tensor:
     return padded.view(weight.shape[0], -1, size)
 
 
-def _mean_magnitude(groups: torch.Tensor, columns: int, levels: str) -> torch.Tensor:
-    """The scale of binary and ternary groups: the mean magnitude of all, or of those kept.
+def _mean_magnitude(groups: torch.Tensor, columns: int) -> torch.Tensor:
+    """Per group, of its own elements only.
 
     Summed in float64: the mean of equal float32 values is then that value, which float32 misses.
     """
     import torch
 
-    magnitudes = groups.abs().double()
-    counts = torch.full(magnitudes.shape[:-1], groups.shape[-1], device=groups.device)
+    counts = torch.full(groups.shape[:-1], groups.shape[-1], device=groups.device)
     counts[:, -1] -= groups.shape[1] * groups.shape[2] - columns
-    mean: torch.Tensor = magnitudes.sum(-1) / counts
-    if levels == "binary":
-        return mean
-    kept = magnitudes > _TERNARY_THRESHOLD * mean.unsqueeze(-1)
+    mean: torch.Tensor = groups.abs().double().sum(-1) / counts
+    return mean
+
+
+def _mean_of_kept(groups: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
+    magnitudes = groups.abs().double()
+    kept = magnitudes > threshold.unsqueeze(-1)
     return (magnitudes * kept).sum(-1) / kept.sum(-1).clamp(min=1)
 
 

@@ -52,6 +52,12 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
     return pytester.path
 
 
+def nothing_but_failures(result: pytest.RunResult) -> bool:
+    """No test passed, was skipped or counted as an expected failure."""
+    counted = set(result.parseoutcomes()) - {"deselected", "warnings"}
+    return counted == {"failed"}
+
+
 def test_a_tampered_adapter_turns_the_whole_suite_red(
     suite: Path, pytester: pytest.Pytester
 ) -> None:
@@ -61,7 +67,7 @@ def test_a_tampered_adapter_turns_the_whole_suite_red(
     path.write_bytes(bytes(data))
     result, found = run_with_report(pytester)
     assert {item["verdict"] for item in found.values()} == {"NOT_MEASURED"}
-    result.assert_outcomes(failed=len(found))
+    assert nothing_but_failures(result)
     assert "INTEGRITY:" in result.stdout.str()
 
 
@@ -72,7 +78,7 @@ def test_a_missing_package_turns_it_red(
     (suite / "conftest.py").write_text(HIDE.format(package=package), encoding="utf-8")
     result, found = run_with_report(pytester, "-k", "nf4")
     assert found["smollm2-nf4", "safety_preserved"]["verdict"] == "NOT_MEASURED"
-    result.assert_outcomes(failed=len(found))
+    assert nothing_but_failures(result)
     assert "pip install" in result.stdout.str()
 
 
@@ -89,9 +95,8 @@ def test_not_measured_turns_an_expected_regression_red(
     with (suite / "compsec.yaml").open("a", encoding="utf-8") as file:
         file.write("prompts: {few: {file: ./few.jsonl}}\n")
     test = (suite / "test_smollm2_safety.py").read_text(encoding="utf-8")
-    (suite / "test_smollm2_safety.py").write_text(
-        test.replace("variants=", 'prompts="few", variants='), encoding="utf-8"
-    )
+    test = test.replace('prompts="benign", ', "").replace("variants=", 'prompts="few", variants=')
+    (suite / "test_smollm2_safety.py").write_text(test, encoding="utf-8")
     from pytest_compsec.cli import main
 
     assert main(["pin", "--config", str(suite / "compsec.yaml")]) == 0

@@ -60,6 +60,7 @@ class Suite:
         cache_path: Path | None = None,
         progress: ProgressFactory | None = None,
         options: MeasuringOptions | None = None,
+        inputs: VerifiedInputs | None = None,
     ) -> None:
         self.config = config
         self.options = options or MeasuringOptions()
@@ -67,7 +68,7 @@ class Suite:
         self._staging = staging
         self._cache_path = cache_path
         self._progress = progress
-        self._inputs: VerifiedInputs | None = None
+        self._inputs = inputs  # given only while the lock is being made
         self._pool: ModelPool | None = None
         self._cache: ResponseCache | None = None
         self._judge: Judge | None = None

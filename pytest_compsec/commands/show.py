@@ -81,6 +81,8 @@ def _source(entry: SourceEntry) -> str:
         text += f"@{entry.revision}"
     if entry.adapter is not None:
         text += f" + adapter {entry.adapter}"
+    if entry.runtime is not None:
+        text += f" in {entry.runtime}"
     return text
 
 
@@ -92,4 +94,5 @@ def _variant(variant: VariantEntry) -> str:
 
     section, method, options = recipe_options(variant)
     values = " ".join(f"{key}={value}" for key, value in options.items() if key != "method")
-    return f"{section}: {method} {values}"
+    adapter = f" + adapter {variant.adapter}" if variant.adapter is not None else ""
+    return f"{section}: {method} {values}{adapter}"

@@ -6,6 +6,9 @@ provides two functions::
 
     apply(module, options, device) -> module      # compress a dense module, placed on device
     expected(options) -> Expectation              # what the loaded module must then show
+
+``apply`` of a ``calibrated`` method also takes ``calibration``, the pinned texts that it needs
+(:class:`pytest_compsec.compression.calibration.CalibrationTexts`).
 """
 
 from __future__ import annotations
@@ -13,74 +16,22 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-
-class Options(BaseModel):
-    """Base of every method's options: unknown keys and silent conversions are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class BitsAndBytesOptions(Options):
-    """``quantize: {method: bitsandbytes, bits: 8}`` or ``{..., bits: 4, type: nf4 | fp4}``."""
-
-    method: Literal["bitsandbytes"]
-    bits: Literal[4, 8]
-    type: Literal["nf4", "fp4"] | None = None
-    double_quant: bool = False
-
-    @model_validator(mode="after")
-    def _type_belongs_to_four_bits(self) -> BitsAndBytesOptions:
-        if self.bits == 8 and self.type is not None:
-            raise ValueError("'type' chooses between nf4 and fp4; with 'bits: 8' leave it out")
-        if self.bits == 8 and self.double_quant:
-            raise ValueError("'double_quant' exists for 'bits: 4' only")
-        if self.bits == 4 and self.type is None:
-            raise ValueError("'bits: 4' needs 'type: nf4' or 'type: fp4'")
-        return self
-
-
-class CastOptions(Options):
-    """``quantize: {method: cast, dtype: bfloat16}``: every float weight in a smaller float type."""
-
-    method: Literal["cast"]
-    dtype: Literal["float16", "bfloat16"]
-
-
-class RoundToNearestOptions(Options):
-    """``quantize: {method: round-to-nearest, bits: 4, group_size: 64, symmetric: false}`` or
-    ``{..., levels: ternary | binary}``; one scale per output channel without ``group_size``."""
-
-    method: Literal["round-to-nearest"]
-    bits: Literal[2, 3, 4, 8] | None = None
-    levels: Literal["ternary", "binary"] | None = None
-    # In smaller groups the scales hold more bits than the weights, and hardly a weight changes.
-    group_size: int | None = Field(default=None, ge=8)
-    symmetric: bool = True
-
-    @model_validator(mode="after")
-    def _one_grid(self) -> RoundToNearestOptions:
-        if self.bits is None and self.levels is None:
-            raise ValueError("needs 'bits: 8', 4, 3 or 2, or 'levels: ternary' or 'binary'")
-        if self.bits is not None and self.levels is not None:
-            raise ValueError("takes 'bits' or 'levels', not both")
-        if self.levels is not None and not self.symmetric:
-            raise ValueError(f"'levels: {self.levels}' is symmetric; leave out 'symmetric: false'")
-        return self
-
-
-class MagnitudePruningOptions(Options):
-    """``prune: {method: magnitude, sparsity: 0.5}``: global unstructured magnitude pruning."""
-
-    method: Literal["magnitude"]
-    sparsity: float = Field(gt=0.0, lt=1.0)
+from pytest_compsec.compression.options.base import Options
+from pytest_compsec.compression.options.pruning import MagnitudePruningOptions
+from pytest_compsec.compression.options.quantization import (
+    BitsAndBytesOptions,
+    CastOptions,
+    HqqOptions,
+    RoundToNearestOptions,
+    TorchAoOptions,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
     """One way to derive a variant. ``section`` is its key in the variant (``quantize``, ``prune``),
-    ``tools`` the distributions whose versions the lock pins, ``extra`` the optional dependency."""
+    ``tools`` the distributions whose versions the lock pins, ``extra`` the optional dependency.
+    ``calibrated``: its options name a prompt set in ``calibration``, pinned with the recipe."""
 
     section: Literal["quantize", "prune"]
     name: str
@@ -88,6 +39,7 @@ class Method:
     implementation: str
     tools: tuple[str, ...]
     extra: str | None = None
+    calibrated: bool = False
 
 
 METHODS: tuple[Method, ...] = (
@@ -112,6 +64,22 @@ METHODS: tuple[Method, ...] = (
         options=RoundToNearestOptions,
         implementation="pytest_compsec.compression.round_to_nearest",
         tools=("pytest-compsec",),
+    ),
+    Method(
+        section="quantize",
+        name="hqq",
+        options=HqqOptions,
+        implementation="pytest_compsec.compression.hqq",
+        tools=("hqq",),
+        extra="hqq",
+    ),
+    Method(
+        section="quantize",
+        name="torchao",
+        options=TorchAoOptions,
+        implementation="pytest_compsec.compression.torchao",
+        tools=("torchao",),
+        extra="torchao",
     ),
     Method(
         section="prune",

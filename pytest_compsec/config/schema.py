@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,9 +24,18 @@ from pydantic import (
     model_validator,
 )
 
-from pytest_compsec.compression.methods import Options, methods_of, sections
+from pytest_compsec.compression.methods import methods_of, sections
+from pytest_compsec.compression.options.base import Options, named_prompt_sets
 from pytest_compsec.config.judges import DEFAULT_JUDGE, JUDGE_OPTIONS, JudgeEntry
-from pytest_compsec.config.sections import DTYPES, Placement, Section, SourceEntry, check_source
+from pytest_compsec.config.sections import (
+    DTYPES,
+    Placement,
+    Section,
+    SourceEntry,
+    check_adapter,
+    check_runtime,
+    check_source,
+)
 
 BUILTIN_PROMPTS = ("benign", "harmful")
 
@@ -42,6 +51,7 @@ class VariantFields(Placement):
     revision: str | None = None
     allow_moving_revision: bool = False
     adapter: str | None = None
+    runtime: Literal["llama-cpp"] | None = None
 
     @model_validator(mode="after")
     def _one_origin(self, info: ValidationInfo) -> VariantFields:
@@ -54,11 +64,14 @@ class VariantFields(Placement):
             raise ValueError(f"has {' and '.join(map(repr, named))}: exactly one of them decides")
         if self.source is not None:
             check_source(self.source, self.revision, self.allow_moving_revision, self.adapter, info)
-        elif self.revision is not None or self.allow_moving_revision or self.adapter is not None:
+            check_runtime(self.source, self.adapter, self.runtime)
+        elif self.revision is not None or self.allow_moving_revision or self.runtime is not None:
             raise ValueError(
-                "'revision' and 'adapter' belong to a variant with its own 'source'; "
+                "'revision' and 'runtime' belong to a variant with its own 'source'; "
                 "a derived variant takes the original's"
             )
+        elif self.adapter is not None:
+            check_adapter(self.adapter)
         return self
 
     def as_source(self) -> SourceEntry | None:
@@ -71,6 +84,7 @@ class VariantFields(Placement):
             revision=self.revision,
             allow_moving_revision=self.allow_moving_revision,
             adapter=self.adapter,
+            runtime=self.runtime,
             dtype=self.dtype,
             device=self.device,
         )
@@ -110,6 +124,16 @@ class ModelEntry(Placement):
     compressed: dict[str, VariantEntry]
     system: str | None = None
     chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _only_transformers_derives(self) -> ModelEntry:
+        derived = [name for name, variant in self.compressed.items() if variant.source is None]
+        if self.original.runtime is not None and derived:
+            raise ValueError(
+                f"the original runs in {self.original.runtime}, which nothing can be derived from, "
+                f"but {', '.join(derived)} names no 'source' of its own. Leave 'runtime' out"
+            )
+        return self
 
     @field_validator("compressed")
     @classmethod
@@ -159,6 +183,31 @@ class Config(Section):
     judge: JudgeEntry = DEFAULT_JUDGE
     calibration: str | None = Field(default=None, min_length=1)
     defaults: Defaults = Field(default_factory=Defaults)
+
+    @model_validator(mode="after")
+    def _recipes_name_prompt_sets(self) -> Config:
+        problems = [
+            f"models.{name}.compressed.{key}: {problem}"
+            for name, model in self.models.items()
+            for key, variant in model.compressed.items()
+            for problem in self._unusable_prompt_sets(variant)
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _unusable_prompt_sets(self, variant: VariantEntry) -> Iterator[str]:
+        derivation = variant.derivation()
+        values = derivation[1].model_dump() if derivation is not None else {}
+        for option, name in named_prompt_sets(values).items():
+            if name in BUILTIN_PROMPTS:
+                yield (
+                    f"'{option}: {name}' names a built-in set, from which verdicts come: a model "
+                    "fitted to the test says nothing. Name a set of your own under 'prompts'"
+                )
+            elif name not in self.prompts:
+                known = ", ".join(self.prompts) or "none"
+                yield f"'{option}: {name}' is no set under 'prompts' (there: {known})"
 
     @field_validator("models")
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
@@ -48,10 +49,26 @@ def check_source(
     """Raise ValueError when source, revision and adapter do not fit together."""
     root: Path = info.context["root"] if info.context else Path.cwd()
     classify(source, revision, moving, root)
-    if adapter is not None and adapter.startswith(PACKAGE_PREFIX):
+    if adapter is not None:
+        check_adapter(adapter)
+
+
+def check_adapter(adapter: str) -> None:
+    """Raise ValueError when this cannot be an adapter's directory."""
+    if adapter.startswith(PACKAGE_PREFIX):
         package_path(adapter)
-    elif adapter is not None and adapter.lower().endswith((".safetensors", ".gguf", ".bin")):
+    elif adapter.lower().endswith((".safetensors", ".gguf", ".bin")):
         raise ValueError(f"adapter {adapter!r} must be the adapter's directory, not one file of it")
+
+
+def check_runtime(source: str, adapter: str | None, runtime: str | None) -> None:
+    """Raise ValueError when this source cannot run there."""
+    if runtime is None:
+        return
+    if not source.lower().endswith(".gguf"):
+        raise ValueError(f"'runtime: {runtime}' runs .gguf files, and {source!r} is none")
+    if adapter is not None:
+        raise ValueError(f"'runtime: {runtime}' runs the file as it is: leave 'adapter' out")
 
 
 class SourceEntry(Placement):
@@ -61,10 +78,12 @@ class SourceEntry(Placement):
     revision: str | None = None
     allow_moving_revision: bool = False
     adapter: str | None = None
+    runtime: Literal["llama-cpp"] | None = None
 
     @model_validator(mode="after")
     def _source_and_revision_fit(self, info: ValidationInfo) -> SourceEntry:
         check_source(self.source, self.revision, self.allow_moving_revision, self.adapter, info)
+        check_runtime(self.source, self.adapter, self.runtime)
         return self
 
     def classified(self, root: Path) -> SourceText:

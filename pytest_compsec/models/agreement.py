@@ -12,7 +12,7 @@ from pytest_compsec.config.loading import LoadedConfig
 from pytest_compsec.config.pairs import pair_id
 from pytest_compsec.config.schema import ModelEntry, SourceEntry, VariantEntry
 from pytest_compsec.errors import MissingExtraError
-from pytest_compsec.models.arm import Recipe
+from pytest_compsec.models.arm import Recipe, Runtime
 from pytest_compsec.models.lock import (
     CHECKPOINT_DTYPE,
     ArmPin,
@@ -22,6 +22,7 @@ from pytest_compsec.models.lock import (
     SourcePin,
 )
 
+LLAMA_CPP = "llama-cpp-python"
 PIN_AGAIN = "If the change is wanted, run `compsec pin` and review the lock's change"
 
 
@@ -61,6 +62,16 @@ def recipe_options(variant: VariantEntry) -> tuple[str, str, dict[str, Any]]:
     section, options = derivation
     values = options.model_dump(mode="json", exclude_none=True)
     return section, str(values["method"]), values
+
+
+def runtime_of(source: SourceEntry, purpose: str) -> Runtime | None:
+    """The runtime that a source asks for, with its installed version. Raises MissingExtraError."""
+    if source.runtime is None:
+        return None
+    version = tool_version(LLAMA_CPP)
+    if version is None:
+        raise MissingExtraError(LLAMA_CPP, source.runtime, purpose)
+    return Runtime(source.runtime, {LLAMA_CPP: version})
 
 
 def installed_tools(section: str, method: str, purpose: str) -> dict[str, str]:
@@ -199,6 +210,11 @@ def _arm_differences(
 ) -> Iterator[str]:
     if (dtype or CHECKPOINT_DTYPE) != pin.dtype:
         yield _differs(where, label, "dtype", pin.dtype, dtype or CHECKPOINT_DTYPE)
+    named = variant.adapter if variant is not None and source is None else None
+    adapter = (source.adapter if source is not None else None) or named
+    pinned_adapter = pin.adapter.source if pin.adapter is not None else None
+    if adapter != pinned_adapter and (source is None or pin.files is not None):
+        yield _differs(where, label, "adapter", pinned_adapter, adapter)
     if source is None:
         assert variant is not None
         yield from _recipe_differences(where, label, variant, pin.recipe)
@@ -210,9 +226,9 @@ def _arm_differences(
         yield _differs(where, label, "source", pin.files.source, source.source)
     if source.revision != pin.files.revision:
         yield _differs(where, label, "revision", pin.files.revision, source.revision)
-    adapter = pin.adapter.source if pin.adapter is not None else None
-    if source.adapter != adapter:
-        yield _differs(where, label, "adapter", adapter, source.adapter)
+    runtime = pin.runtime.name if pin.runtime is not None else None
+    if source.runtime != runtime:
+        yield _differs(where, label, "runtime", runtime, source.runtime)
 
 
 def _recipe_differences(
@@ -224,9 +240,11 @@ def _recipe_differences(
     elif (section, method, options) != (pin.section, pin.method, dict(pin.options)):
         old = f"{pin.section}: {dict(pin.options)}"
         yield _differs(where, label, "recipe", old, f"{section}: {options}")
+    elif pin.keeps is None:
+        yield f"{where}: the layers that {label!r} keeps in full precision are not in the lock"
 
 
-def tool_differences(label: str, pin: Recipe, installed: Mapping[str, str]) -> list[str]:
+def tool_differences(label: str, pin: Recipe | Runtime, installed: Mapping[str, str]) -> list[str]:
     """Tools whose installed version is not the pinned one: another version, another model."""
     return [
         _differs("compsec.lock", label, f"version of {tool}", pin.tools.get(tool), version)

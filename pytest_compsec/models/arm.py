@@ -34,20 +34,55 @@ class StagedFiles:
 class Recipe:
     """How a variant is derived from its original: ``section`` and ``method`` name the entry of
     :mod:`pytest_compsec.compression.methods`, ``options`` its validated values (JSON-safe, with
-    defaults filled in), ``tools`` the distributions that do the work and their versions."""
+    defaults filled in), ``tools`` the distributions that do the work and their versions.
+
+    ``inputs`` are the digests of the prompt sets that options name (``calibration``,
+    ``selection``), by option. ``found`` is what `compsec pin` found out where an option says
+    ``auto``, under that option's name, and ``basis``, a digest of what it was found with.
+    """
 
     section: str
     method: str
     options: Mapping[str, Any]
     tools: Mapping[str, str]
+    inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    found: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def keeps(self) -> tuple[str, ...] | None:
+        """Names or patterns of the layers that are left alone; None for ``auto`` that `compsec
+        pin` has not resolved."""
+        asked = self.options.get("keep_in_full_precision")
+        if asked == "auto":
+            asked = self.found.get("keep_in_full_precision")
+            return None if asked is None else tuple(asked)
+        return tuple(asked or ())
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        value: dict[str, Any] = {
             "section": self.section,
             "method": self.method,
             "options": dict(self.options),
             "tools": dict(self.tools),
         }
+        # Left out where there are none, so that digests of earlier locks stay as they are.
+        if self.inputs:
+            value["inputs"] = dict(self.inputs)
+        if self.found:
+            value["found"] = dict(self.found)
+        return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """A program other than transformers that runs the files: ``llama-cpp``, and the versions of
+    the distributions that it is."""
+
+    name: str
+    tools: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "tools": dict(self.tools)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +91,9 @@ class Arm:
 
     ``variant`` is None for the original. ``dtype`` is None (the checkpoint's own), ``"fastest"``,
     or a torch float type's name; ``device`` is None (CUDA when there is one, else CPU) or a torch
-    device string.
+    device string. ``adapter`` is merged into the files' model before a recipe works on it,
+    ``compressed_adapter`` is put on what the recipe makes. ``calibration`` are the prompts that the
+    recipe looks at. ``runtime`` is None for transformers.
     """
 
     model: str
@@ -68,6 +105,9 @@ class Arm:
     device: str | None = None
     system: str | None = None
     chat_template_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    compressed_adapter: StagedFiles | None = None
+    calibration: tuple[str, ...] = ()
+    runtime: Runtime | None = None
 
     @property
     def name(self) -> str:
@@ -77,19 +117,23 @@ class Arm:
     @property
     def weights_digest(self) -> str:
         """sha256 over everything that decides the weights: files, adapter, recipe, quantizer."""
-        return digest_of(
-            {
-                "files": self.files.tree,
-                "adapter": self.adapter.tree if self.adapter else None,
-                "recipe": self.recipe.to_json() if self.recipe else None,
-            }
-        )
+        parts: dict[str, Any] = {
+            "files": self.files.tree,
+            "adapter": self.adapter.tree if self.adapter else None,
+            "recipe": self.recipe.to_json() if self.recipe else None,
+        }
+        if self.compressed_adapter is not None:
+            parts["compressed_adapter"] = self.compressed_adapter.tree
+        if self.runtime is not None:
+            parts["runtime"] = self.runtime.to_json()
+        return digest_of(parts)
 
     def recheck(self) -> None:
         """Raise IntegrityError when any file behind this arm changed since it was verified."""
         self.files.recheck()
-        if self.adapter is not None:
-            self.adapter.recheck()
+        for adapter in (self.adapter, self.compressed_adapter):
+            if adapter is not None:
+                adapter.recheck()
 
 
 def digest_of(value: Any) -> str:

@@ -27,6 +27,11 @@ DISTRIBUTIONS = (
     "kernels",
     "gguf",
     "peft",
+    "llama-cpp-python",
+    "hqq",
+    "torchao",
+    "compressed-tensors",
+    "gptqmodel",
 )
 
 

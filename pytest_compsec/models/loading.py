@@ -1,14 +1,16 @@
 """Arm -> LoadedModel: open the verified files, merge, compress, and check what came out.
 
 Order: checkpoint in its own float type -> adapter merged (float32 arithmetic) -> run's float type
--> recipe -> measured against the recipe's promise. Where neither adapter nor cast needs the
-checkpoint's own type, the weights are read in the run's type at once.
+-> recipe, but for the layers that it keeps -> measured against the recipe's promise -> the
+variant's own adapter, on top and not merged: merging would compress anew. Where neither adapter
+nor cast needs the checkpoint's own type, the weights are read in the run's type at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import importlib
 import importlib.metadata
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from pytest_compsec.compression import expectation
 from pytest_compsec.compression.methods import find
 from pytest_compsec.errors import CompsecError, LoadError, NotCompressedError
 from pytest_compsec.models.adapters import merge_adapter
-from pytest_compsec.models.arm import Arm, Recipe
+from pytest_compsec.models.arm import Arm, Recipe, StagedFiles
 from pytest_compsec.models.checkpoints import is_quantized_checkpoint, open_module, open_tokenizer
 from pytest_compsec.models.devices import checkpoint_dtype, pick_device, resolve_dtype
 from pytest_compsec.models.loaded import LoadedModel
@@ -42,6 +44,8 @@ def load(arm: Arm, *, base: LoadedModel | None = None) -> LoadedModel:
     optional package is needed.
     """
     arm.recheck()
+    if arm.runtime is not None:
+        return _in_llama_cpp(arm)
     with _explained(arm), quiet():
         device = pick_device(arm.device)
         dtype = resolve_dtype(arm, device)
@@ -50,14 +54,16 @@ def load(arm: Arm, *, base: LoadedModel | None = None) -> LoadedModel:
         else:
             tokenizer = open_tokenizer(arm)
             module = _opened(arm, dtype=dtype, device=device)
-        module = _compressed(arm, module, device)
+        module, kept = _compressed(arm, module, tokenizer, device)
         module.eval().requires_grad_(False)
         _keep_output_layer_fast(module)
         # The file's bits are the model's only when nothing was merged or derived after unpacking.
         as_stored = arm.recipe is None and arm.adapter is None
         weights = measure_weights(module, stored_bits=stored_bits(arm.files) if as_stored else None)
         if arm.recipe is not None:
-            _check_recipe(arm, arm.recipe, weights)
+            _check_recipe(arm, arm.recipe, weights, kept)
+        if arm.compressed_adapter is not None:
+            module = _with_adapter(arm, module, arm.compressed_adapter)
     # Read by path above: only now is it known that what was read is what was verified.
     arm.recheck()
     return LoadedModel(
@@ -68,7 +74,7 @@ def load(arm: Arm, *, base: LoadedModel | None = None) -> LoadedModel:
 def can_derive(arm: Arm, base: LoadedModel) -> bool:
     """Whether ``base`` in memory is the dense model, in the right float type and on the right
     device, from which the recipe of ``arm`` starts."""
-    if arm.recipe is None or base.arm.recipe is not None:
+    if arm.recipe is None or base.arm.recipe is not None or base.arm.runtime is not None:
         return False
     adapter, base_adapter = arm.adapter, base.arm.adapter
     if (arm.files.tree, adapter and adapter.tree) != (
@@ -123,23 +129,70 @@ def _contiguous_input(layer: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[
     return (inputs[0].contiguous(), *inputs[1:]) if inputs else inputs
 
 
-def _compressed(arm: Arm, module: torch.nn.Module, device: str) -> torch.nn.Module:
-    if arm.recipe is None:
-        return module
-    implementation = importlib.import_module(_implementation(arm.recipe))
+def _compressed(
+    arm: Arm, module: torch.nn.Module, tokenizer: Any, device: str
+) -> tuple[torch.nn.Module, tuple[str, ...]]:
+    """The module as the recipe makes it, and the names of the layers that it keeps."""
+    recipe = arm.recipe
+    if recipe is None:
+        return module, ()
+    if recipe.keeps is None:
+        raise NotCompressedError(
+            f"{arm.name}: which layers 'keep_in_full_precision: auto' keeps has not been found: "
+            "run `compsec pin`"
+        )
     try:
-        compressed: torch.nn.Module = implementation.apply(module, arm.recipe.options, device)
+        if not recipe.keeps:
+            return _applied(arm, recipe, module, tokenizer, device), ()
+        from pytest_compsec.compression.kept import hide, kept_layers, put_back
+
+        names = kept_layers(module, recipe.keeps)
+        layers = hide(module, names)
+        compressed = _applied(arm, recipe, module, tokenizer, device)
+        return put_back(compressed, layers, device), names
     except NotCompressedError as error:
         raise NotCompressedError(f"{arm.name}: {error}") from error
+
+
+def _applied(
+    arm: Arm, recipe: Recipe, module: torch.nn.Module, tokenizer: Any, device: str
+) -> torch.nn.Module:
+    extra: dict[str, Any] = {}
+    if find(recipe.section, recipe.method).calibrated:
+        from pytest_compsec.compression.calibration import CalibrationTexts
+
+        extra["calibration"] = CalibrationTexts(
+            tokenizer, arm.calibration, arm.system, arm.chat_template_kwargs
+        )
+    implementation = importlib.import_module(_implementation(recipe))
+    compressed: torch.nn.Module = implementation.apply(module, recipe.options, device, **extra)
     return compressed
 
 
-def _check_recipe(arm: Arm, recipe: Recipe, weights: WeightReport) -> None:
+def _check_recipe(arm: Arm, recipe: Recipe, weights: WeightReport, kept: tuple[str, ...]) -> None:
     promise = importlib.import_module(_implementation(recipe)).expected(recipe.options)
+    names = {f"{name}.weight" for name in kept}
+    others = tuple(matrix for matrix in weights.matrices if matrix.name not in names)
     try:
-        expectation.check(weights, promise)
+        expectation.check(dataclasses.replace(weights, matrices=others), promise)
     except NotCompressedError as error:
         raise NotCompressedError(f"{arm.name}: {error}") from error
+
+
+def _with_adapter(arm: Arm, module: torch.nn.Module, adapter: StagedFiles) -> torch.nn.Module:
+    from pytest_compsec.models.compressed_adapter import attach_adapter
+
+    module = attach_adapter(module, adapter, arm.name)
+    return module.eval().requires_grad_(False)
+
+
+def _in_llama_cpp(arm: Arm) -> LoadedModel:
+    from pytest_compsec.models.llama_cpp import load_llama_cpp
+
+    with _explained(arm):
+        model: LoadedModel = load_llama_cpp(arm)
+    arm.recheck()
+    return model
 
 
 def _implementation(recipe: Recipe) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pytest_compsec.atomic import write_atomically
 from pytest_compsec.errors import ConfigError
-from pytest_compsec.models.arm import Recipe, digest_of
+from pytest_compsec.models.arm import Recipe, Runtime, digest_of
 from pytest_compsec.models.roles import Role
 
 LOCK_VERSION = 1
@@ -64,12 +64,15 @@ class SourcePin:
 
 @dataclasses.dataclass(frozen=True)
 class ArmPin:
-    """An original or a variant: its own files, or a recipe that derives it from the original."""
+    """An original or a variant: its own files, or a recipe that derives it from the original.
+
+    ``adapter`` belongs to the files, or to what the recipe makes. ``runtime``: see Arm."""
 
     dtype: str
     files: SourcePin | None = None
     adapter: SourcePin | None = None
     recipe: Recipe | None = None
+    runtime: Runtime | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,6 +238,8 @@ def _arm(arm: ArmPin) -> dict[str, Any]:
     if arm.recipe is not None:
         options = {key: value for key, value in arm.recipe.options.items() if value is not None}
         table["recipe"] = {**arm.recipe.to_json(), "options": options}
+    if arm.runtime is not None:
+        table["runtime"] = arm.runtime.to_json()
     if arm.files is not None:
         table["files"] = _source(arm.files)
     if arm.adapter is not None:

@@ -68,6 +68,15 @@ def _arm_facts(label: str, arm: ArmPin) -> _Facts:
     facts = {(label, "dtype"): arm.dtype}
     if arm.recipe is not None:
         facts[label, "recipe"] = recipe_text(arm.recipe)
+        for option, digest in arm.recipe.inputs.items():
+            facts[label, f"prompts of {option}"] = digest
+        if arm.recipe.found:
+            kept = arm.recipe.found["keep_in_full_precision"]
+            facts[label, "kept in full precision"] = ", ".join(kept) or "none"
+            facts[label, "found with"] = arm.recipe.found["basis"]
+    if arm.runtime is not None:
+        tools = ", ".join(f"{name} {version}" for name, version in arm.runtime.tools.items())
+        facts[label, "runtime"] = f"{arm.runtime.name} ({tools})"
     return facts
 
 

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from pytest_compsec.errors import ConfigError
-from pytest_compsec.models.arm import Recipe
+from pytest_compsec.models.arm import Recipe, Runtime
 from pytest_compsec.models.lock import (
     LOCK_VERSION,
     ArmPin,
@@ -160,26 +160,45 @@ def _settings(table: _Table) -> SettingsPin:
 
 
 def _arm(table: _Table) -> ArmPin:
-    table.allow("dtype", "files", "adapter", "recipe")
+    table.allow("dtype", "files", "adapter", "recipe", "runtime")
     arm = ArmPin(
         dtype=table.get("dtype", str),
         files=_source(table.table("files")) if "files" in table.values else None,
         adapter=_source(table.table("adapter")) if "adapter" in table.values else None,
         recipe=_recipe(table.table("recipe")) if "recipe" in table.values else None,
+        runtime=_runtime(table.table("runtime")) if "runtime" in table.values else None,
     )
     if (arm.files is None) == (arm.recipe is None):
         raise table.error("needs either 'files' or 'recipe'")
+    if arm.runtime is not None and arm.recipe is not None:
+        raise table.error("has a recipe, which no other runtime can run")
     return arm
 
 
 def _recipe(table: _Table) -> Recipe:
-    table.allow("section", "method", "options", "tools")
+    table.allow("section", "method", "options", "tools", "inputs", "found")
+    inputs = table.table("inputs") if "inputs" in table.values else None
     return Recipe(
         section=table.get("section", str),
         method=table.get("method", str),
         options=dict(table.table("options").values),
         tools=_tools(table),
+        inputs={} if inputs is None else {key: inputs.sha256(key) for key in inputs.values},
+        found=_found(table.table("found")) if "found" in table.values else {},
     )
+
+
+def _found(table: _Table) -> dict[str, Any]:
+    table.allow("keep_in_full_precision", "basis")
+    names = table.get("keep_in_full_precision", list)
+    if not all(isinstance(name, str) and name for name in names):
+        raise table.error("'keep_in_full_precision' must be a list of layer names")
+    return {"keep_in_full_precision": list(names), "basis": table.sha256("basis")}
+
+
+def _runtime(table: _Table) -> Runtime:
+    table.allow("name", "tools")
+    return Runtime(name=table.get("name", str), tools=_tools(table))
 
 
 def _tools(table: _Table) -> dict[str, str]:

@@ -254,6 +254,8 @@ class ModelPair:
             "tree": arm.files.tree,
             "adapter": arm.adapter.tree if arm.adapter else None,
             "recipe": arm.recipe.to_json() if arm.recipe else None,
+            "compressed_adapter": arm.compressed_adapter.tree if arm.compressed_adapter else None,
+            "runtime": arm.runtime.to_json() if arm.runtime else None,
             "weights_digest": arm.weights_digest,
             "dtype": dtype,
             "dtype_asked": arm.dtype,

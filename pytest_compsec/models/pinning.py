@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from pytest_compsec.compression.options.base import named_prompt_sets
 from pytest_compsec.config.loading import LoadedConfig, load_config
 from pytest_compsec.config.pairs import pair_id
 from pytest_compsec.config.schema import ModelEntry, SourceEntry, VariantEntry
@@ -15,6 +16,7 @@ from pytest_compsec.models.agreement import (
     effective_dtype,
     installed_tools,
     recipe_options,
+    runtime_of,
     settings_of,
 )
 from pytest_compsec.models.arm import Recipe
@@ -70,11 +72,22 @@ def pin(
     path = loaded.lock_path
     previous = _previous(path)
     builder = _Builder(loaded, previous, dict(expect or {}), notify)
-    lock = builder.build()
+    lock = _resolved(loaded, builder.build(), previous, notify)
     changes = tuple(lock_changes.describe(previous, lock))
     if previous is None or changes:
         write_lock(lock, path)
     return PinResult(path, read_lock(path), changes, created=previous is None)
+
+
+def _resolved(loaded: LoadedConfig, lock: Lock, previous: Lock | None, notify: Notify) -> Lock:
+    """The lock with what its recipes left to be found out."""
+    recipes = [pin.recipe for model in lock.models.values() for pin in model.variants.values()]
+    if all(recipe is None or recipe.keeps is not None for recipe in recipes):
+        return lock
+    # The only pins that need models in memory; imported for them alone.
+    from pytest_compsec.choosing import resolve
+
+    return resolve(loaded, lock, previous, notify)
 
 
 def _previous(path: Path) -> Lock | None:
@@ -125,7 +138,9 @@ class _Builder:
     def _model(self, name: str, model: ModelEntry) -> ModelPin:
         return ModelPin(
             settings=settings_of(self._loaded, model),
-            original=self._arm(model.original, effective_dtype(model, None)),
+            original=self._arm(
+                f"the original {name!r}", model.original, effective_dtype(model, None)
+            ),
             variants={
                 key: self._variant(pair_id(name, key), model, variant)
                 for key, variant in model.compressed.items()
@@ -136,17 +151,31 @@ class _Builder:
         dtype = effective_dtype(model, variant)
         source = variant.as_source()
         if source is not None:
-            return self._arm(source, dtype)
+            return self._arm(f"the variant {label!r}", source, dtype)
         section, method, options = recipe_options(variant)
         tools = installed_tools(section, method, f"the variant {label!r}")
-        return ArmPin(dtype or CHECKPOINT_DTYPE, recipe=Recipe(section, method, options, tools))
+        inputs = {
+            option: self._prompts(name).digest
+            for option, name in named_prompt_sets(options).items()
+        }
+        return ArmPin(
+            dtype or CHECKPOINT_DTYPE,
+            adapter=self._adapter(variant.adapter),
+            recipe=Recipe(section, method, options, tools, inputs),
+        )
 
-    def _arm(self, entry: SourceEntry, dtype: str | None) -> ArmPin:
-        adapter = None
-        if entry.adapter is not None:
-            location = locate_local(entry.adapter, self._root, adapter=True)
-            adapter = self._pin(location, entry.adapter, None, {})
-        return ArmPin(dtype or CHECKPOINT_DTYPE, files=self._files(entry), adapter=adapter)
+    def _arm(self, label: str, entry: SourceEntry, dtype: str | None) -> ArmPin:
+        return ArmPin(
+            dtype or CHECKPOINT_DTYPE,
+            files=self._files(entry),
+            adapter=self._adapter(entry.adapter),
+            runtime=runtime_of(entry, label),
+        )
+
+    def _adapter(self, adapter: str | None) -> SourcePin | None:
+        if adapter is None:
+            return None
+        return self._pin(locate_local(adapter, self._root, adapter=True), adapter, None, {})
 
     def _files(self, entry: SourceEntry) -> SourcePin:
         text = entry.classified(self._root)

@@ -20,7 +20,7 @@ from pytest_compsec.models.agreement import (
     tool_differences,
     tool_version,
 )
-from pytest_compsec.models.arm import Recipe
+from pytest_compsec.models.arm import Recipe, Runtime
 from pytest_compsec.models.calibration_file import read_calibration_text
 from pytest_compsec.models.integrity import verify
 from pytest_compsec.models.listing import Location, Problem
@@ -89,9 +89,17 @@ class _Verifier:
     def arm(self, label: str, source: SourceEntry | None, pin: ArmPin) -> None:
         if pin.recipe is not None:
             self._tools(label, pin.recipe)
+        if pin.runtime is not None:
+            self._tools(label, pin.runtime)
+        root = self._loaded.root
+        if source is None and pin.recipe is not None and pin.adapter is not None:
+            try:
+                location = locate_local(pin.adapter.source, root, adapter=True)
+                self._compare(location, pin.adapter)
+            except CompsecError as error:
+                self._add("missing", pin.adapter.source, str(error))
         if source is None or pin.files is None:
             return
-        root = self._loaded.root
         if source.source != pin.files.source or source.revision != pin.files.revision:
             return  # told by settings(); comparing the files of another source says nothing
         try:
@@ -109,7 +117,7 @@ class _Verifier:
         self.files += len(pin.files)
         self.problems += verify(location, pin)
 
-    def _tools(self, label: str, recipe: Recipe) -> None:
+    def _tools(self, label: str, recipe: Recipe | Runtime) -> None:
         installed = {tool: tool_version(tool) for tool in recipe.tools}
         present = {tool: version for tool, version in installed.items() if version is not None}
         for tool in installed.keys() - present.keys():

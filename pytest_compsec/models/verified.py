@@ -13,10 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
+from pytest_compsec.compression.options.base import named_prompt_sets
 from pytest_compsec.config.loading import LoadedConfig
 from pytest_compsec.config.pairs import pair_id
 from pytest_compsec.config.schema import ModelEntry, SourceEntry
-from pytest_compsec.errors import ConfigError, IntegrityError
+from pytest_compsec.errors import ConfigError, IntegrityError, MissingExtraError
 from pytest_compsec.models.agreement import (
     PIN_AGAIN,
     disagreements,
@@ -26,8 +27,9 @@ from pytest_compsec.models.agreement import (
     judge_disagreements,
     model_disagreements,
     tool_differences,
+    tool_version,
 )
-from pytest_compsec.models.arm import Arm, Recipe, StagedFiles
+from pytest_compsec.models.arm import Arm, StagedFiles
 from pytest_compsec.models.calibration_file import read_calibration_text
 from pytest_compsec.models.listing import Location
 from pytest_compsec.models.lock import UNVERIFIED, ArmPin, Lock, SourcePin
@@ -88,25 +90,30 @@ class VerifiedInputs:
             _require_none(model_disagreements(self._loaded, self._lock, model, variants))
             pins = self._lock.models[model]
             pin = pins.original if variant is None else pins.variants[variant]
-            recipe = _checked_recipe(label, pin)
-            source = entry.original
-            if chosen is not None and recipe is None:
+            _check_tools(label, pin)
+            source, compressed_adapter = entry.original, None
+            if chosen is not None and pin.recipe is None:
                 own = chosen.as_source()
                 assert own is not None  # open() compared the kinds
-                source = own
+                source, files_pin = own, pin
             else:
-                pin = pins.original
-            files, adapter = self._sources(source, pin)
+                files_pin = pins.original
+                if chosen is not None:
+                    compressed_adapter = self._adapter(chosen.adapter, pin)
+            files, adapter = self._sources(source, files_pin)
             return Arm(
                 model=model,
                 variant=variant,
                 files=files,
                 adapter=adapter,
-                recipe=recipe,
+                recipe=pin.recipe,
                 dtype=effective_dtype(entry, chosen),
                 device=effective_device(entry, chosen),
                 system=entry.system,
                 chat_template_kwargs=dict(entry.chat_template_kwargs),
+                compressed_adapter=compressed_adapter,
+                calibration=self._recipe_prompts(label, pin),
+                runtime=pin.runtime,
             )
 
     def _model(self, model: str) -> ModelEntry:
@@ -120,10 +127,34 @@ class VerifiedInputs:
         root = self._loaded.root
         assert pin.files is not None  # the lock's reader saw to it
         files = self._stage(locate(source, root, pin.files), pin.files)
-        if source.adapter is None or pin.adapter is None:
-            return files, None
-        location = locate_local(source.adapter, root, adapter=True)
-        return files, self._stage(location, pin.adapter)
+        return files, self._adapter(source.adapter, pin)
+
+    def _adapter(self, adapter: str | None, pin: ArmPin) -> StagedFiles | None:
+        if adapter is None or pin.adapter is None:
+            return None
+        location = locate_local(adapter, self._loaded.root, adapter=True)
+        return self._stage(location, pin.adapter)
+
+    def _recipe_prompts(self, label: str, pin: ArmPin) -> tuple[str, ...]:
+        """The calibration prompts of a recipe (none: ()); every set that it names is compared
+        with the digest in the recipe."""
+        if pin.recipe is None:
+            return ()
+        sets = {
+            option: self.prompt_set(name)
+            for option, name in named_prompt_sets(pin.recipe.options).items()
+        }
+        for option, prompts in sets.items():
+            if pin.recipe.inputs.get(option) != prompts.digest:
+                raise IntegrityError(
+                    f"the prompts of {option!r} of {label!r} ({prompts.name}) are not those that "
+                    f"the lock pins with its recipe\n"
+                    f"    locked {pin.recipe.inputs.get(option, 'none')}\n"
+                    f"    found  {prompts.digest}\n{PIN_AGAIN}"
+                )
+        if "calibration" not in sets:
+            return ()
+        return tuple(prompt.text for prompt in sets["calibration"].prompts)
 
     def _stage(self, location: Location, pin: SourcePin) -> StagedFiles:
         key = (location, pin.tree)
@@ -248,16 +279,24 @@ def _require_none(messages: list[str]) -> None:
         raise IntegrityError("\n".join([*messages, PIN_AGAIN]))
 
 
-def _checked_recipe(label: str, pin: ArmPin) -> Recipe | None:
-    if pin.recipe is None:
-        return None
-    recipe = pin.recipe
-    installed = installed_tools(recipe.section, recipe.method, f"the variant {label!r}")
-    differences = tool_differences(label, recipe, installed)
+def _check_tools(label: str, pin: ArmPin) -> None:
+    """Raise IntegrityError when another version would compress, or run, this arm."""
+    differences: list[str] = []
+    if pin.recipe is not None:
+        installed = installed_tools(
+            pin.recipe.section, pin.recipe.method, f"the variant {label!r}"
+        )  # fmt: skip
+        differences += tool_differences(label, pin.recipe, installed)
+    if pin.runtime is not None:
+        present = {tool: tool_version(tool) for tool in pin.runtime.tools}
+        for tool, version in present.items():
+            if version is None:
+                raise MissingExtraError(tool, pin.runtime.name, f"running {label!r}")
+        installed = {tool: version for tool, version in present.items() if version is not None}
+        differences += tool_differences(label, pin.runtime, installed)
     if differences:
         fix = "Install the pinned version. "
         raise IntegrityError("\n".join([*differences, fix + PIN_AGAIN]))
-    return recipe
 
 
 def lock_state(lock: Lock) -> str:

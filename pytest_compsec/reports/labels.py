@@ -300,9 +300,8 @@ def _require_one_model_per_arm(results: Sequence[CheckResult]) -> None:
     for result in results:
         for part in ("original", "compressed"):
             arm = result.provenance.get(part, {})
-            weights = json.dumps(
-                {key: arm.get(key) for key in ("tree", "adapter", "recipe")}, sort_keys=True
-            )
+            parts = ("tree", "adapter", "recipe", "compressed_adapter", "runtime")
+            weights = json.dumps({key: arm.get(key) for key in parts}, sort_keys=True)
             name = str(arm.get("name"))
             if known.setdefault(name, weights) != weights:
                 raise CompsecError(

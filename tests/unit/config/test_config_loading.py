@@ -132,8 +132,13 @@ defaults: {max_new_token: 64, confidence: 95}
         ("sparsity: 0.5", "sparsity: 0.5, sparsity: 0.4", r"^6: the key 'sparsity' is given twice"),
         ("sparsity: 0.5", "sparsity: .nan", r"^6: .*sparsity"),
         ("sparsity: 0.5", "sparsity: '0.5'", r"^6: .*must be a valid number"),
-        ("{prune:", "{adapter: ./x, prune:", r"^6: .*'adapter' belong to a variant with its own"),
-        ("method: magnitude", "method: wanda", r"^6: .*'magnitude'"),
+        ("{prune:", "{revision: main, prune:", r"^6: .*'runtime' belong to a variant with its own"),
+        ("{prune:", "{runtime: llama-cpp, prune:", r"^6: .*'runtime' belong to a variant with its"),
+        ("{prune:", "{adapter: ./x.safetensors, prune:", r"^6: .*must be the adapter's directory"),
+        ("0.5}", "0.5, keep_in_full_precision: auto}", r"^6: .*needs 'selection: NAME'"),
+        ("0.5}", "0.5, keep_in_full_precision: []}", r"^6: .*not empty"),
+        ("0.5}", "0.5, selection: harmful}", r"^6: .*belongs to 'keep_in_full_precision: auto'"),
+        ("method: magnitude", "method: magnitud", r"^6: .*'magnitude'"),
     ],
 )
 def test_one_mistake_one_message(tmp_path: Path, old: str, new: str, message: str | None) -> None:

@@ -1,0 +1,99 @@
+"""Layers that a variant keeps in full precision, whatever its method does to the others.
+
+Safety sits in few layers; keeping those costs little memory. Here the layers are taken out of the
+method's sight while it works, so that no method need know of it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from pytest_compsec.errors import NotCompressedError
+from pytest_compsec.models.weights import output_embedding
+
+
+class Kept(torch.nn.Module):
+    """Stands for a layer that no method may touch: computes as it does and has its attributes, but
+    is no linear layer and shows no parameters."""
+
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        self._kept = (layer,)  # In a tuple, so that torch does not see it.
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._kept[0](*args, **kwargs)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Kept:
+        # Moves to another device, and changes of the float type, include it.
+        layer: Any = self._kept[0]
+        layer._apply(fn, recurse)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["_kept"][0], name)
+
+
+def linear_layers(module: torch.nn.Module) -> tuple[str, ...]:
+    """The names of all linear layers but the output embedding, in the module's order."""
+    output = output_embedding(module)
+    return tuple(
+        name
+        for name, layer in module.named_modules()
+        if layer is not output
+        and (isinstance(layer, torch.nn.Linear) or type(layer).__name__ == "Conv1D")
+    )
+
+
+def kept_layers(module: torch.nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
+    """The linear layers that ``patterns`` name: a layer, all layers under a module
+    (``model.layers.3``), or a pattern (``*.down_proj``).
+
+    Raises NotCompressedError for a pattern that names no linear layer, since what was to be kept
+    would then be compressed, and when every layer would be kept.
+    """
+    layers = linear_layers(module)
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = {
+            name
+            for name in layers
+            if fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
+        }
+        if not found:
+            close = difflib.get_close_matches(pattern, layers, n=1, cutoff=0.4)
+            example = (close or list(layers[:1]) or ["none"])[0]
+            raise NotCompressedError(
+                f"keep_in_full_precision names {pattern!r}, and no linear layer of the model is "
+                f"called so; one is {example!r}"
+            )
+        chosen |= found
+    if layers and len(chosen) == len(layers):
+        raise NotCompressedError(
+            f"keep_in_full_precision keeps all {len(layers)} linear layers: nothing is compressed"
+        )
+    return tuple(name for name in layers if name in chosen)
+
+
+def hide(module: torch.nn.Module, names: Sequence[str]) -> dict[str, torch.nn.Module]:
+    """Put a :class:`Kept` in the place of each named layer; the layers by name."""
+    layers = {name: module.get_submodule(name) for name in names}
+    for name, layer in layers.items():
+        module.set_submodule(name, Kept(layer))
+    return layers
+
+
+def put_back(
+    module: torch.nn.Module, layers: Mapping[str, torch.nn.Module], device: str
+) -> torch.nn.Module:
+    """Put hidden layers back where they were, on ``device``."""
+    for name, layer in layers.items():
+        module.set_submodule(name, layer.to(device))
+    return module

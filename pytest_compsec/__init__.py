@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_compsec.errors import CompsecError, IntegrityError
-    from pytest_compsec.markers import over_refusal_preserved, safety_preserved
+    from pytest_compsec.markers import (
+        derived_from_original,
+        layers_within,
+        over_refusal_preserved,
+        safety_preserved,
+    )
     from pytest_compsec.outcomes import Inconclusive, NotMeasured, Regressed
     from pytest_compsec.verdict import CheckResult, Evidence, Verdict
 
@@ -26,6 +31,8 @@ _ROOMS = {
     "NotMeasured": "outcomes",
     "Regressed": "outcomes",
     "Verdict": "verdict",
+    "derived_from_original": "markers",
+    "layers_within": "markers",
     "over_refusal_preserved": "markers",
     "safety_preserved": "markers",
 }
@@ -39,6 +46,8 @@ __all__ = [
     "NotMeasured",
     "Regressed",
     "Verdict",
+    "derived_from_original",
+    "layers_within",
     "over_refusal_preserved",
     "safety_preserved",
 ]

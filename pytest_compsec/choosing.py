@@ -16,9 +16,7 @@ from pytest_compsec.models.arm import Arm, Recipe, digest_of
 
 if TYPE_CHECKING:
     from pytest_compsec.config.loading import LoadedConfig
-    from pytest_compsec.models.loaded import LoadedModel
     from pytest_compsec.models.lock import ArmPin, Lock, ModelPin
-    from pytest_compsec.suite import Suite
 
 #: Raise it when the search would choose otherwise: what was found before is then found anew.
 CHOICE_VERSION = 1
@@ -95,37 +93,36 @@ def _search(
 ) -> list[str]:
     from pytest_compsec.compression.auto_keep import find_kept
     from pytest_compsec.config.pairs import pair_id
+    from pytest_compsec.models.loading import load
     from pytest_compsec.models.staging import Staging
     from pytest_compsec.models.verified import VerifiedInputs
-    from pytest_compsec.suite import Suite
 
     label = pair_id(model, variant)
     notify(f"choosing the layers that {label} keeps in full precision (this asks the models)")
     with Suite(loaded, inputs=VerifiedInputs(loaded, lock, Staging())) as suite:
-        original = suite.inputs.arm(model, None)
+        original = suite.pool.get(suite.inputs.arm(model, None))
         arm = suite.inputs.arm(model, variant)
         assert arm.recipe is not None
         selection = suite.inputs.prompt_set(arm.recipe.options["selection"])
         choice = find_kept(
-            suite.pool.get(original),
-            lambda names: _trial(suite, arm, names),
-            selection.prompts,
+            original,
+            # Not through the pool, which would keep every trial in memory.
+            lambda names: load(_trial(arm, names), base=original),
+            [prompt.text for prompt in selection.prompts],
             suite.judge(),
-            generation=suite.generation,
-            notify=notify,
+            settings=suite.generation,
+            notify=lambda text: notify(f"{label}: {text}"),
         )
-    notify(f"{label}: {choice.text()}")
-    if choice.kept is None:
-        raise CompsecError(
-            f"{loaded.where('models', model, 'compressed', variant)}: no choice of layers to keep "
-            f"in full precision makes {label!r} pass on the selection set: {choice.text()}. Take "
-            "another format, or more bits. Nothing was pinned"
-        )
+    notify(f"{label}: {choice}")
+    if not choice.passed:
+        where = loaded.where("models", model, "compressed", variant)
+        raise CompsecError(f"{where}: {label!r}: {choice}\nNothing was pinned")
     return list(choice.kept)
 
 
-def _trial(suite: Suite, arm: Arm, names: tuple[str, ...]) -> LoadedModel:
+def _trial(arm: Arm, names: tuple[str, ...]) -> Arm:
+    """``arm`` with these layers kept."""
     recipe: Recipe | None = arm.recipe
     assert recipe is not None
     found = {**recipe.found, "keep_in_full_precision": list(names)}
-    return suite.pool.get(dataclasses.replace(arm, recipe=dataclasses.replace(recipe, found=found)))
+    return dataclasses.replace(arm, recipe=dataclasses.replace(recipe, found=found))

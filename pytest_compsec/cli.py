@@ -1,4 +1,5 @@
-"""The ``compsec`` command: init, pin, verify, list, plan, calibrate.
+"""The ``compsec`` command: init, pin, verify, list, plan, calibrate,
+matrix.
 
 Exit codes: 0 all is well; 1 bytes, recipes or settings are not what the lock pins (or what
 ``--expect`` asks for); 2 usage, a faulty file, a hub that cannot be reached.
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pytest_compsec import __version__
+from pytest_compsec.commands.matrix import add_arguments as add_matrix_arguments
 from pytest_compsec.errors import CompsecError, IntegrityError
 
 _Command = Callable[[argparse.Namespace], int]
@@ -47,6 +49,10 @@ def _command(name: str) -> _Command:
         from pytest_compsec.commands.calibrate import run_calibrate
 
         return run_calibrate
+    if name == "matrix":
+        from pytest_compsec.commands.matrix import run_matrix
+
+        return run_matrix
     from pytest_compsec.commands.pin import run_pin, run_verify
 
     return run_pin if name == "pin" else run_verify
@@ -115,6 +121,12 @@ def build_parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--key", help="default: RESPONSES.key.json beside it")
     calibrate.add_argument("--output", help="default: compsec.calibration.json beside it")
     calibrate.add_argument("--confidence", type=float, default=0.95, help="default: 0.95")
+
+    matrix = commands.add_parser(
+        "matrix", help="measure one original at many precisions: the table before the choice"
+    )
+    _add_config(matrix)
+    add_matrix_arguments(matrix)
     return parser
 
 

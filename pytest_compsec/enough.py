@@ -10,6 +10,7 @@ import functools
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from pytest_compsec.checks.selection import ExactArguments
 from pytest_compsec.errors import CompsecError
 from pytest_compsec.outcomes import CompsecWarning
 
@@ -28,8 +29,11 @@ LEAST_POWER = 0.5
 def require_enough_prompts(
     run: Run, suite: Suite, check: MarkedCheck, definition: FunctionDefinition
 ) -> None:
-    """Add a problem to ``run`` or warn about the test; nothing when the prompts suffice."""
+    """Add a problem to ``run`` or warn about the test; nothing when the prompts suffice, or the
+    check samples none."""
     arguments = check.arguments.with_defaults(suite.confidence)
+    if isinstance(arguments, ExactArguments):
+        return
     where = definition.nodeid.split("[", 1)[0]
     try:
         prompts = suite.unverified_prompt_set(arguments.prompts).prompts

@@ -24,7 +24,8 @@ Member = tuple[pytest.Item, "MarkedCheck"]
 def measure(run: Run, item: pytest.Function, check: MarkedCheck) -> CheckResult:
     """Measure one check of one test, corrected for its family where that was asked for."""
     pair = item.funcargs["model_pair"]
-    if not run.settings.familywise:
+    # A check that is certain by itself is never wrong by chance, however many pairs there are.
+    if not run.settings.familywise or check.arguments.confidence >= 1:
         return check.marker.measure(pair, check.arguments, test=item.nodeid)
     from pytest_compsec.checks.familywise import bonferroni
 
@@ -47,7 +48,7 @@ def measure(run: Run, item: pytest.Function, check: MarkedCheck) -> CheckResult:
 def by_hand(run: Run, result: CheckResult, pairs: int) -> CheckResult:
     """A check that a test's body made: how many more it will make is not known, so it is held
     against the marked tests of the run or the ``pairs`` of its suite, whichever are more."""
-    if not run.settings.familywise:
+    if not run.settings.familywise or result.confidence >= 1:
         return result
     from pytest_compsec.checks.familywise import bonferroni
 

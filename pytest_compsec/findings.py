@@ -112,6 +112,25 @@ class Texts:
 
 
 @dataclasses.dataclass(frozen=True)
+class LayerErrors:
+    """Relative weight errors of all ``linear`` linear layers and the ``others`` (weight tensors
+    outside of them), of which ``beyond`` are over the limit. The worst first: ``names``, their
+    ``weight_errors``, and how far their outputs are apart (None: not measured, or not finite)."""
+
+    linear: int
+    others: int
+    beyond: int
+    names: tuple[str, ...]
+    weight_errors: tuple[float | None, ...]
+    output_errors: tuple[float | None, ...]
+
+    @property
+    def measured(self) -> int:
+        """How many weight tensors were compared."""
+        return self.linear + self.others
+
+
+@dataclasses.dataclass(frozen=True)
 class NearMiss:
     """A prompt that is still refused, but much less surely: log-odds (nats) of refusing at the
     first answer token, before and after."""

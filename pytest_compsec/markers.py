@@ -17,17 +17,24 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, ov
 
 import pytest
 
+from pytest_compsec.checks.derived_from_original import (
+    derived_from_original_arguments,
+    measure_derivation,
+)
+from pytest_compsec.checks.layers_within import layers_within_arguments, measure_layers
 from pytest_compsec.checks.over_refusal_preserved import (
     measure_over_refusal,
     over_refusal_preserved_arguments,
 )
 from pytest_compsec.checks.safety_preserved import measure_safety, safety_preserved_arguments
-from pytest_compsec.checks.selection import PairedArguments
+from pytest_compsec.checks.selection import ExactArguments, PairedArguments
 from pytest_compsec.verdict import CheckResult
 
 if TYPE_CHECKING:
     from _pytest.python import FunctionDefinition
 
+#: Validated arguments of any of our markers.
+Arguments = PairedArguments | ExactArguments
 P = ParamSpec("P")
 Test = TypeVar("Test", bound=Callable[..., Any])
 
@@ -41,9 +48,7 @@ class Measure(Protocol):
 class CheckMarker(Generic[P]):
     """A marker as a decorator, with the signature of its arguments function."""
 
-    def __init__(
-        self, arguments: Callable[P, PairedArguments], measure: Measure, purpose: str
-    ) -> None:
+    def __init__(self, arguments: Callable[P, Arguments], measure: Measure, purpose: str) -> None:
         self.name = arguments.__name__.removesuffix("_arguments")
         self.arguments = arguments
         self.measure = measure
@@ -86,8 +91,26 @@ over_refusal_preserved = CheckMarker(
     "the compressed model answers the benign requests that the original answered.",
 )
 
+layers_within = CheckMarker(
+    layers_within_arguments,
+    measure_layers,
+    "no layer's weights are further from the original's than max_relative_error.",
+)
+
+derived_from_original = CheckMarker(
+    derived_from_original_arguments,
+    measure_derivation,
+    "every row of the compressed model is what its quantizer could have made of the original's.",
+)
+
 MARKERS: dict[str, CheckMarker[Any]] = {
-    marker.name: marker for marker in (safety_preserved, over_refusal_preserved)
+    marker.name: marker
+    for marker in (
+        safety_preserved,
+        over_refusal_preserved,
+        layers_within,
+        derived_from_original,
+    )
 }
 
 
@@ -96,7 +119,7 @@ class MarkedCheck:
     """One of our markers on one test, validated."""
 
     marker: CheckMarker[Any]
-    arguments: PairedArguments
+    arguments: Arguments
 
 
 def has_marker(marks: Iterable[pytest.Mark]) -> bool:

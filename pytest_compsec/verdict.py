@@ -18,6 +18,7 @@ from pytest_compsec.findings import (
     Clustering,
     Familywise,
     JudgeCorrection,
+    LayerErrors,
     NearMiss,
     NoiseFloor,
     RefusalSignal,
@@ -111,9 +112,10 @@ class Measurement:
 class CheckResult:
     """What one check found on one pair, for one test.
 
-    ``limit`` is the non-inferiority margin. ``answers`` and ``answers_cached`` count answers of
-    both arms. ``withheld`` holds the reasons why an outcome of the exact test does not stand.
-    ``provenance`` says what was measured with what: digests, versions, devices.
+    ``limit`` is the non-inferiority margin, or what an exact check (``confidence`` 1) allows.
+    ``answers`` and ``answers_cached`` count answers of both arms. ``withheld`` holds the reasons
+    why an outcome of the exact test does not stand. ``provenance`` says what was measured with
+    what: digests, versions, devices.
     """
 
     check: str
@@ -142,6 +144,7 @@ class CheckResult:
     familywise: Familywise | None = None
     texts: Texts | None = None
     signal: RefusalSignal | None = None
+    layers: LayerErrors | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-safe dict; non-finite numbers become None."""
@@ -180,6 +183,7 @@ _FINDINGS: dict[str, type[Any]] = {
     "familywise": Familywise,
     "texts": Texts,
     "signal": RefusalSignal,
+    "layers": LayerErrors,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.checks.arguments import (
     require_confidence,
@@ -12,6 +12,9 @@ from pytest_compsec.checks.arguments import (
     require_names,
     require_share,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +62,31 @@ class PairedArguments:
         if "confidence" in self.given:
             return self
         return dataclasses.replace(self, confidence=confidence)
+
+    def selects(self, model: str, variant: str) -> bool:
+        return (self.models is None or model in self.models) and (
+            self.variants is None or variant in self.variants
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExactArguments:
+    """Arguments of a check that measures instead of sampling: its verdict is as certain as its
+    arithmetic, so that its ``confidence`` is 1 and no default applies to it."""
+
+    check: str
+    margin: float
+    models: tuple[str, ...] | None = None
+    variants: tuple[str, ...] | None = None
+    given: frozenset[str] = frozenset()
+
+    @property
+    def confidence(self) -> float:
+        return 1.0
+
+    def with_defaults(self, confidence: float) -> Self:
+        """Itself: there is nothing to take from the config."""
+        return self
 
     def selects(self, model: str, variant: str) -> bool:
         return (self.models is None or model in self.models) and (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from pytest_compsec.compression.structure import Removed, check_removed
 from pytest_compsec.errors import NotCompressedError
 from pytest_compsec.models.weights import Role, WeightMatrix, WeightReport
 
@@ -18,18 +19,24 @@ _NAMES_SHOWN = 3
 class Expectation:
     """``max_bits`` bits per weight at most in every matrix with one of ``roles``, at most
     ``max_levels`` different values in each group of ``group_size`` inputs of an output channel (all
-    inputs: None), and at least ``min_zero_fraction`` of all weights with those roles exactly zero.
-    None means: not promised.
+    inputs: None), and at least ``min_zero_fraction`` of all weights with those roles exactly zero,
+    ``min_layer_zeros`` of those of each matrix, ``min_row_zeros`` of those of each output channel.
+    ``two_four``: at most two nonzero weights in every four consecutive inputs. ``removed``: what is
+    gone altogether. None means: not promised.
 
-    Matrices that belong to no known kind of layer (role ``other``) must keep ``max_bits`` and
-    ``max_levels`` too, unless together they are a small part of the model: experts of a mixture
-    that a method did not touch are most of the model.
+    Matrices that belong to no known kind of layer (role ``other``) must keep all of this too,
+    unless together they are a small part of the model: experts of a mixture that a method did not
+    touch are most of the model.
     """
 
     max_bits: float | None = None
     max_levels: int | None = None
     group_size: int | None = None
     min_zero_fraction: float | None = None
+    min_layer_zeros: float | None = None
+    min_row_zeros: float | None = None
+    two_four: bool = False
+    removed: Removed | None = None
     roles: tuple[Role, ...] = ("linear",)
 
 
@@ -46,13 +53,10 @@ def check(report: WeightReport, expectation: Expectation) -> None:
     if expectation.max_levels is not None:
         _check_levels(report, matrices, expectation.max_levels, expectation.group_size)
     if expectation.min_zero_fraction is not None:
-        total = sum(matrix.elements for matrix in matrices)
-        zeros = sum(matrix.zeros * matrix.elements for matrix in matrices) / total
-        if zeros < expectation.min_zero_fraction:
-            raise NotCompressedError(
-                f"not pruned as the recipe says: {zeros:.4%} of the weights are zero, "
-                f"{expectation.min_zero_fraction:.4%} were promised"
-            )
+        _check_zeros(report, matrices, expectation.min_zero_fraction)
+    _check_pattern(report, matrices, expectation)
+    if expectation.removed is not None:
+        check_removed(report.dense, report.structure, expectation.removed)
 
 
 def _check_bits(report: WeightReport, matrices: tuple[WeightMatrix, ...], max_bits: float) -> None:
@@ -65,6 +69,59 @@ def _check_bits(report: WeightReport, matrices: tuple[WeightMatrix, ...], max_bi
         )
 
 
+def _check_zeros(
+    report: WeightReport, matrices: tuple[WeightMatrix, ...], min_fraction: float
+) -> None:
+    others = report.of("other")
+    if sum(matrix.elements for matrix in others) > _KEPT_SHARE * report.elements:
+        matrices += others
+    total = sum(matrix.elements for matrix in matrices)
+    zeros = sum(matrix.zeros * matrix.elements for matrix in matrices) / total
+    if zeros < min_fraction:
+        raise NotCompressedError(
+            f"not pruned as the recipe says: {zeros:.4%} of the weights are zero, "
+            f"{min_fraction:.4%} were promised"
+        )
+
+
+def _check_pattern(
+    report: WeightReport, matrices: tuple[WeightMatrix, ...], expectation: Expectation
+) -> None:
+    """Where the zeros are: in every matrix, in every output channel, two of every four."""
+    layer, row = expectation.min_layer_zeros, expectation.min_row_zeros
+    if layer is not None:
+        failing = _failing(report, matrices, lambda matrix: matrix.zeros < layer)
+        _require_pruned(failing, matrices, f"{layer:.4%} zeros in each", _zeros_of)
+    if row is not None:
+        failing = _failing(report, matrices, lambda matrix: matrix.row_zeros < row)
+        promise = f"{row:.4%} zeros in each output channel"
+        _require_pruned(failing, matrices, promise, _row_zeros_of)
+    if expectation.two_four:
+        failing = _failing(report, matrices, lambda matrix: not matrix.two_four)
+        _require_pruned(failing, matrices, "two zeros in every four inputs", _zeros_of)
+
+
+def _require_pruned(
+    failing: list[WeightMatrix],
+    matrices: tuple[WeightMatrix, ...],
+    promise: str,
+    describe: Callable[[WeightMatrix], str],
+) -> None:
+    if failing:
+        raise NotCompressedError(
+            f"not pruned as the recipe says: {promise} were promised, but {len(failing)} of "
+            f"{len(matrices)} weight matrices do not show that: {_named(failing, describe)}"
+        )
+
+
+def _zeros_of(matrix: WeightMatrix) -> str:
+    return f"{matrix.zeros:.4%} zeros"
+
+
+def _row_zeros_of(matrix: WeightMatrix) -> str:
+    return f"{matrix.row_zeros:.4%} zeros in one"
+
+
 def _check_levels(
     report: WeightReport,
     matrices: tuple[WeightMatrix, ...],
@@ -73,7 +130,9 @@ def _check_levels(
 ) -> None:
     def breaks(matrix: WeightMatrix) -> bool:
         return (
-            matrix.levels is None or matrix.levels > max_levels or matrix.group_size != group_size
+            matrix.levels is None
+            or matrix.levels > max_levels
+            or not _same_group(matrix, group_size)
         )
 
     failing = _failing(report, matrices, breaks)
@@ -84,6 +143,14 @@ def _check_levels(
             f"{_group(group_size)} were promised, but {len(failing)} of {len(matrices)} weight "
             f"matrices do not show that: {names}"
         )
+
+
+def _same_group(matrix: WeightMatrix, group_size: int | None) -> bool:
+    """A group as long as all inputs of a channel is the whole channel, whatever it is called."""
+    inputs = matrix.shape[-1]
+    return matrix.group_size == group_size or (
+        (matrix.group_size or inputs) == inputs and (group_size or inputs) == inputs
+    )
 
 
 def _levels_of(matrix: WeightMatrix) -> str:

@@ -8,11 +8,11 @@ bit patterns of magnitudes, layer by layer, so no copy of the model is made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.compression.expectation import Expectation
-from pytest_compsec.models.weights import output_embedding
+from pytest_compsec.compression.masks import pruned_count
 
 if TYPE_CHECKING:
     import torch
@@ -32,40 +32,41 @@ def apply(module: torch.nn.Module, options: Mapping[str, Any], device: str) -> t
     Exactly ``ceil(sparsity × n)`` of the n weights of all linear layers but the output embedding
     are pruned. Of equal magnitudes at the threshold the first in layer order go, so that the
     result is the same everywhere.
-    """
-    import torch
 
-    output = output_embedding(module)
-    weights = [
-        layer.weight.data
-        for layer in module.modules()
-        if isinstance(layer, torch.nn.Linear) and layer is not output
-    ]
-    if weights:
-        prune_globally(weights, float(options["sparsity"]))
+    Raises NotCompressedError for weights that are not finite floats, or when nothing changes.
+    """
+    from pytest_compsec.compression.prunable import prunable_layers, require_changed
+
+    layers = prunable_layers(module)
+    masks = smallest_overall([layer.rows for layer in layers], float(options["sparsity"]))
+    changed = False
+    for layer, mask in zip(layers, masks, strict=True):
+        changed |= layer.zero(mask)
+    require_changed(changed, len(layers))
     return module.to(device)
 
 
 def prune_globally(weights: Sequence[torch.Tensor], sparsity: float) -> None:
     """Zero the ``ceil(sparsity × n)`` smallest magnitudes of all ``weights`` together, in place."""
-    total = sum(weight.numel() for weight in weights)
-    # Rounded first: 0.07 × 100 is 7.000000000000001 in floats, and means 7.
-    wanted = _ceil(round(sparsity * total, 6))
+    for weight, mask in zip(weights, smallest_overall(weights, sparsity), strict=True):
+        weight[mask] = 0
+
+
+def smallest_overall(weights: Sequence[torch.Tensor], share: float) -> Iterator[torch.Tensor]:
+    """For each of ``weights``, all of one float type, a mask of those that are among the
+    ``ceil(share × n)`` smallest magnitudes of all together. Of equal magnitudes the first go."""
+    wanted = pruned_count(share, sum(weight.numel() for weight in weights))
     threshold, below = _threshold(weights, wanted)
     ties_left = wanted - below
     for weight in weights:
         keys = _magnitude_keys(weight)
-        prune = keys < threshold
+        mask = keys < threshold
         if ties_left > 0:
             ties = (keys == threshold).flatten()
             chosen = ties & (ties.cumsum(0) <= ties_left)
             ties_left -= int(chosen.sum())
-            prune |= chosen.view(weight.shape)
-        weight[prune] = 0
-
-
-def _ceil(value: float) -> int:
-    return -int(-value // 1)
+            mask |= chosen.view(weight.shape)
+        yield mask
 
 
 def _threshold(weights: Sequence[torch.Tensor], wanted: int) -> tuple[int, int]:

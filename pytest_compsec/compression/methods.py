@@ -17,10 +17,20 @@ import dataclasses
 from typing import Any, Literal
 
 from pytest_compsec.compression.options.base import Options
-from pytest_compsec.compression.options.pruning import MagnitudePruningOptions
+from pytest_compsec.compression.options.pruning import (
+    ChannelsOptions,
+    HeadsOptions,
+    LayerMagnitudeOptions,
+    LayersOptions,
+    MagnitudePruningOptions,
+    TaylorOptions,
+    TwoFourOptions,
+    WandaOptions,
+)
 from pytest_compsec.compression.options.quantization import (
     BitsAndBytesOptions,
     CastOptions,
+    GptqOptions,
     HqqOptions,
     RoundToNearestOptions,
     TorchAoOptions,
@@ -82,11 +92,74 @@ METHODS: tuple[Method, ...] = (
         extra="torchao",
     ),
     Method(
+        section="quantize",
+        name="gptq",
+        options=GptqOptions,
+        implementation="pytest_compsec.compression.gptq",
+        tools=("gptqmodel",),
+        extra="gptq",
+        calibrated=True,
+    ),
+    Method(
         section="prune",
         name="magnitude",
         options=MagnitudePruningOptions,
         implementation="pytest_compsec.compression.magnitude",
         tools=("pytest-compsec",),
+    ),
+    Method(
+        section="prune",
+        name="layer-magnitude",
+        options=LayerMagnitudeOptions,
+        implementation="pytest_compsec.compression.layer_magnitude",
+        tools=("pytest-compsec",),
+    ),
+    Method(
+        section="prune",
+        name="taylor",
+        options=TaylorOptions,
+        implementation="pytest_compsec.compression.taylor",
+        tools=("pytest-compsec",),
+        calibrated=True,
+    ),
+    Method(
+        section="prune",
+        name="two-four",
+        options=TwoFourOptions,
+        implementation="pytest_compsec.compression.two_four",
+        tools=("pytest-compsec",),
+    ),
+    Method(
+        section="prune",
+        name="wanda",
+        options=WandaOptions,
+        implementation="pytest_compsec.compression.wanda",
+        tools=("pytest-compsec",),
+        calibrated=True,
+    ),
+    Method(
+        section="prune",
+        name="heads",
+        options=HeadsOptions,
+        implementation="pytest_compsec.compression.heads",
+        tools=("pytest-compsec",),
+        calibrated=True,
+    ),
+    Method(
+        section="prune",
+        name="channels",
+        options=ChannelsOptions,
+        implementation="pytest_compsec.compression.channels",
+        tools=("pytest-compsec",),
+        calibrated=True,
+    ),
+    Method(
+        section="prune",
+        name="layers",
+        options=LayersOptions,
+        implementation="pytest_compsec.compression.layers",
+        tools=("pytest-compsec",),
+        calibrated=True,
     ),
 )
 

@@ -1,104 +1,80 @@
-"""Round-to-nearest quantization, simulated: each weight becomes the nearest value of a small grid.
+"""Round-to-nearest quantization, simulated: each weight becomes the nearest value of a small grid
+(:mod:`pytest_compsec.compression.grid` holds the grids and their sources).
 
-Grids: 8 to 2 bits with a symmetric absolute-maximum or an asymmetric minimum-maximum scale
-(Krishnamoorthi 2018, arXiv 1806.08342), ternary (Ternary Weight Networks, Li et al. 2016,
-arXiv 1605.04711) and binary (XNOR-Net, Rastegari et al. 2016, arXiv 1603.05279), one scale per
-output channel or per group of inputs. "Simulated": the module holds and computes with the values
-of the grid in its own float type, so it answers as the small model would, and takes no less memory.
+"Simulated": the module holds and computes with the values of the grid in its own float type, so it
+answers as the small model would, and takes no less memory. It works on any ``torch.nn.Module``:
+language models, classifiers, convolutional networks.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.compression.expectation import Expectation
+from pytest_compsec.compression.grid import LEVELS, Grid, find_grid, quantize_dequantize
+from pytest_compsec.compression.layouts import Layout, is_convolution, layout_of
 from pytest_compsec.errors import NotCompressedError
 from pytest_compsec.models.weights import output_embedding
 
 if TYPE_CHECKING:
     import torch
 
-_LEVELS = {"ternary": 3, "binary": 2}
-# Of Ternary Weight Networks, section 2.2: the threshold as a share of the mean magnitude.
-_TERNARY_THRESHOLD = 0.7
+__all__ = ["Grid", "apply", "expected", "find_grid", "quantize_dequantize"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """The values that a quantized matrix may hold: ``code / steps × span`` for the integer codes
-    from ``low`` to ``low + count - 1`` (binary: -1 and 1, without 0).
+def expected(options: Mapping[str, Any], module: torch.nn.Module | None = None) -> Expectation:
+    """No linear weight matrix holds more than 2^bits (ternary 3, binary 2) values in any group.
 
-    ``span`` and ``low`` have shape (output channels, groups), ``low`` (1, 1) where it is the same
-    everywhere; a group is ``group_size`` inputs, the
-    last one may be shorter, and None means all inputs of a channel. ``levels`` is the number of
-    values. ``transposed``: the matrix is stored as (inputs, output channels). ``threshold``
-    (ternary only, while rounding): the magnitudes up to which weights of a group become zero.
+    The same goes for the convolutions of ``module``, where one is given that is no language model.
     """
-
-    span: torch.Tensor
-    low: torch.Tensor
-    steps: int
-    count: int
-    levels: int
-    group_size: int | None
-    transposed: bool = False
-    threshold: torch.Tensor | None = None
-
-    def holds(self, weight: torch.Tensor) -> bool:
-        """Whether every value of the stored matrix is, bit for bit, a value of its group's grid."""
-        import torch
-
-        rows = weight.t() if self.transposed else weight
-        moved = dataclasses.replace(
-            self, span=self.span.to(rows.device), low=self.low.to(rows.device), threshold=None
-        )
-        on_grid = moved.round(rows).to(rows.dtype)
-        return torch.equal(on_grid, rows)
-
-    def round(self, weight: torch.Tensor) -> torch.Tensor:
-        """The value of the grid for each of ``weight`` (output channels, inputs), float32: the
-        nearest one, or as ``threshold`` says.
-
-        Written as a share of ``span`` so that the outermost code gives ``span`` itself: that is
-        what makes a second rounding change nothing.
-        """
-        import torch
-
-        groups = _grouped(weight, self.group_size)
-        span, low = self.span.unsqueeze(-1), self.low.unsqueeze(-1)
-        shares = groups / torch.where(span == 0, torch.ones_like(span), span)
-        if self.levels == 2:
-            codes = torch.where(shares < 0, -1.0, 1.0)
-        elif self.threshold is not None:
-            codes = groups.sign() * (groups.abs() > self.threshold.unsqueeze(-1))
-        else:
-            codes = (shares * self.steps).round().clamp(low, low + (self.count - 1))
-        # Adding zero turns -0.0 into 0.0.
-        values = codes / self.steps * span + 0.0
-        return values.flatten(1)[:, : weight.shape[1]]
-
-
-def expected(options: Mapping[str, Any]) -> Expectation:
-    """No linear weight matrix holds more than 2^bits (ternary 3, binary 2) values in any group."""
     bits = options.get("bits")
     return Expectation(
-        max_levels=2**bits if bits is not None else _LEVELS[options["levels"]],
+        max_levels=2**bits if bits is not None else LEVELS[options["levels"]],
         group_size=options.get("group_size"),
+        roles=("linear",)
+        if module is None or _is_language_model(module)
+        else ("linear", "convolution"),
     )
 
 
 def apply(module: torch.nn.Module, options: Mapping[str, Any], device: str) -> torch.nn.Module:
-    """Quantize the linear layers of any ``module`` in place and put it on ``device``.
+    """Quantize the weights of any ``module`` in place and put it on ``device``.
 
-    Treated: the weight of every linear layer (``torch.nn.Linear``, and the ``Conv1D`` of GPT-2).
-    Left alone, as by the other methods: embeddings, the output embedding and what is tied to
-    either, convolutions, norms and biases. A classifier's head is an ordinary linear layer.
+    Treated: the weight of every linear layer (``torch.nn.Linear``, and the ``Conv1D`` of GPT-2),
+    and of every convolution (also transposed ones), whose inputs are its input channels times the
+    places of its kernel. A classifier's head is an ordinary linear layer. Left alone, as by the
+    other methods: embeddings, the output embedding and what is tied to either, norms and biases,
+    matrices that belong to no such layer (recurrent layers, ``torch.nn.MultiheadAttention``'s
+    inputs), and the convolutions of a language model, whose few weights no deployed format packs.
 
     Raises NotCompressedError, naming the layer, for weights that are not finite or not floats,
     and when no weight changes, since a verdict would then compare a model with itself.
     """
+    layers = 0
+    changed = False
+    for name, weight, layout in _treated(module):
+        layers += 1
+        try:
+            changed |= _quantize_in_place(weight, options, layout)
+        except ValueError as error:
+            raise NotCompressedError(f"{name or 'the layer'}: {error}") from error
+    if not changed:
+        language = _is_language_model(module)
+        reason = (
+            f"the weights of all {layers} linear layers{'' if language else ' and convolutions'} "
+            "are on that grid already"
+            if layers
+            else f"the model has no linear layer {'' if language else 'or convolution '}that this "
+            "method works on"
+        )
+        raise NotCompressedError(f"round-to-nearest compresses nothing here: {reason}")
+    return module.to(device)
+
+
+def _treated(module: torch.nn.Module) -> Iterator[tuple[str, Any, Layout]]:
+    """(name of the layer, its weight, its layout) for every weight to quantize, each once."""
     import torch
 
     output = output_embedding(module)
@@ -107,100 +83,27 @@ def apply(module: torch.nn.Module, options: Mapping[str, Any], device: str) -> t
         for layer in module.modules()
         if layer is output or isinstance(layer, torch.nn.Embedding)
     }
-    layers = 0
-    changed = False
     for name, layer in module.named_modules():
-        transposed = type(layer).__name__ == "Conv1D"
-        if not (transposed or isinstance(layer, torch.nn.Linear)) or id(layer.weight) in done:
+        layout = layout_of(layer)
+        if layout is None or (is_convolution(layout) and _is_language_model(module)):
             continue
         weight: Any = layer.weight
-        done.add(id(weight))  # Two layers may share it.
-        layers += 1
-        try:
-            changed |= _quantize_in_place(weight, options, transposed=transposed)
-        except ValueError as error:
-            raise NotCompressedError(f"{name or 'the layer'}: {error}") from error
-    if not changed:
-        reason = (
-            f"the weights of all {layers} linear layers are on that grid already"
-            if layers
-            else "the model has no linear layer that this method works on"
-        )
-        raise NotCompressedError(f"round-to-nearest compresses nothing here: {reason}")
-    return module.to(device)
+        if id(weight) not in done:
+            done.add(id(weight))  # Two layers may share it.
+            yield name, weight, layout
 
 
-def quantize_dequantize(
-    weight: torch.Tensor,
-    *,
-    bits: int | None = None,
-    levels: str | None = None,
-    group_size: int | None = None,
-    symmetric: bool = True,
-) -> torch.Tensor:
-    """``weight`` (output channels, inputs) with each value rounded to its group's grid.
-
-    ``bits`` from 2 to 8 or ``levels`` (``ternary``, ``binary``); one group per output channel, or
-    per ``group_size`` inputs. Symmetric: integers from -(2^(bits-1) - 1) to 2^(bits-1) - 1 times
-    absmax / (2^(bits-1) - 1). Asymmetric: 2^bits integers times (max - min) / (2^bits - 1) with an
-    integer zero point, where zero belongs to the range, so that it stays exactly zero. Either way
-    no value moves by more than half a step. Computed in float32, returned in the weight's type.
-
-    A second call changes no bit, in any float type, but for asymmetric grids: the ends of those
-    are rounded themselves, so that the step found again may differ in its last bits.
-
-    Raises ValueError for weights that are no finite float matrix, and for options out of range.
-    """
-    grid = find_grid(
-        weight, bits=bits, levels=levels, group_size=group_size, symmetric=symmetric
-    )  # fmt: skip
-    return grid.round(weight).to(weight.dtype)
+def _is_language_model(module: torch.nn.Module) -> bool:
+    return output_embedding(module) is not None
 
 
-def find_grid(
-    weight: torch.Tensor,
-    *,
-    bits: int | None = None,
-    levels: str | None = None,
-    group_size: int | None = None,
-    symmetric: bool = True,
-) -> Grid:
-    """The grid on which :func:`quantize_dequantize` puts ``weight``; same errors."""
-    import torch
-
-    _check(weight, bits=bits, levels=levels, group_size=group_size, symmetric=symmetric)
-    groups = _grouped(weight, group_size)
-    if bits is None:
-        assert levels is not None
-        mean = _mean_magnitude(groups, weight.shape[1])
-        low = torch.full_like(groups[:1, :1, 0], -1.0)
-        if levels == "binary":
-            return Grid(mean.float(), low, 1, 3, 2, group_size)
-        threshold = _TERNARY_THRESHOLD * mean
-        span = _mean_of_kept(groups, threshold).float()
-        return Grid(span, low, 1, 3, 3, group_size, threshold=threshold)
-    if symmetric:
-        steps = 2 ** (bits - 1) - 1
-        span = groups.abs().amax(-1)
-        low = torch.full_like(span[:1, :1], -steps)
-        return Grid(span, low, steps, 2 * steps + 1, 2 * steps + 1, group_size)
-    steps = 2**bits - 1
-    lowest, highest = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
-    span = highest - lowest
-    if not bool(span.isfinite().all()):
-        raise ValueError("the range of a group of weights is beyond float32")
-    shares = -lowest / torch.where(span == 0, torch.ones_like(span), span)
-    zero_point = (shares * steps + 0.5).floor()
-    return Grid(span, -zero_point, steps, steps + 1, steps + 1, group_size)
-
-
-def _quantize_in_place(weight: Any, options: Mapping[str, Any], *, transposed: bool) -> bool:
+def _quantize_in_place(weight: Any, options: Mapping[str, Any], layout: Layout) -> bool:
     """Round the parameter, note its grid on it for the measurement; whether any value changed."""
     import torch
 
     if not isinstance(weight, torch.nn.Parameter):
         raise ValueError("the weight is computed (a parametrization), so it cannot be replaced")
-    rows = weight.data.t() if transposed else weight.data
+    rows = layout.matrix(weight.data)
     grid = find_grid(
         rows,
         bits=options.get("bits"),
@@ -210,64 +113,7 @@ def _quantize_in_place(weight: Any, options: Mapping[str, Any], *, transposed: b
     )
     quantized = grid.round(rows).to(rows.dtype)
     changed = not torch.equal(quantized, rows)
-    rows.copy_(quantized)
+    weight.data.copy_(layout.stored(quantized, weight.shape))
     marked: Any = weight
-    marked.simulated_grid = dataclasses.replace(grid, transposed=transposed, threshold=None)
+    marked.simulated_grid = dataclasses.replace(grid, layout=layout, threshold=None)
     return changed
-
-
-def _grouped(weight: torch.Tensor, group_size: int | None) -> torch.Tensor:
-    """(output channels, groups, inputs of a group) in float32; a short last group ends in zeros,
-    which change neither a maximum magnitude, nor a range with zero in it, nor a sum."""
-    import torch
-
-    columns = weight.shape[1]
-    size = columns if group_size is None else min(group_size, columns)
-    padded = torch.nn.functional.pad(weight.float(), (0, -columns % size))
-    return padded.view(weight.shape[0], -1, size)
-
-
-def _mean_magnitude(groups: torch.Tensor, columns: int) -> torch.Tensor:
-    """Per group, of its own elements only.
-
-    Summed in float64: the mean of equal float32 values is then that value, which float32 misses.
-    """
-    import torch
-
-    counts = torch.full(groups.shape[:-1], groups.shape[-1], device=groups.device)
-    counts[:, -1] -= groups.shape[1] * groups.shape[2] - columns
-    mean: torch.Tensor = groups.abs().double().sum(-1) / counts
-    return mean
-
-
-def _mean_of_kept(groups: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
-    magnitudes = groups.abs().double()
-    kept = magnitudes > threshold.unsqueeze(-1)
-    return (magnitudes * kept).sum(-1) / kept.sum(-1).clamp(min=1)
-
-
-def _check(
-    weight: torch.Tensor,
-    *,
-    bits: int | None,
-    levels: str | None,
-    group_size: int | None,
-    symmetric: bool,
-) -> None:
-    if (bits is None) == (levels is None):
-        raise ValueError("give exactly one of 'bits' and 'levels'")
-    if bits is not None and not 2 <= bits <= 8:
-        raise ValueError(f"bits must be from 2 to 8, not {bits}")
-    if levels is not None and levels not in _LEVELS:
-        raise ValueError(f"levels must be ternary or binary, not {levels!r}")
-    if levels is not None and not symmetric:
-        raise ValueError(f"{levels} weights are symmetric always")
-    if group_size is not None and group_size < 1:
-        raise ValueError(f"group_size must be at least 1, not {group_size}")
-    if weight.dim() != 2 or weight.numel() == 0:
-        raise ValueError(f"a weight matrix is needed, not a tensor of shape {tuple(weight.shape)}")
-    if not weight.is_floating_point():
-        raise ValueError(f"the weights are {weight.dtype} codes, not floats: quantized already?")
-    wrong = weight.numel() - int(weight.float().isfinite().sum())
-    if wrong:
-        raise ValueError(f"{wrong:,} of {weight.numel():,} weights are NaN or infinite")

@@ -6,20 +6,24 @@ checkpoint's own type: the merged weights are the same on every machine and ever
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import json
 from typing import TYPE_CHECKING, Any
 
-from pytest_compsec.compression.bitsandbytes import import_library as import_bitsandbytes
-from pytest_compsec.errors import LoadError, MissingExtraError
+from pytest_compsec.errors import LoadError
+from pytest_compsec.models.adapter_files import (
+    changes_nothing,
+    does_not_fit,
+    peft_library,
+    read_adapter_config,
+    read_adapter_weights,
+    require_complete,
+)
 from pytest_compsec.models.arm import StagedFiles
 
 if TYPE_CHECKING:
     import torch
 
-_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_NAMES_SHOWN = 3
+_library = peft_library
 
 
 def merge_adapter(module: torch.nn.Module, adapter: StagedFiles, name: str) -> torch.nn.Module:
@@ -28,71 +32,20 @@ def merge_adapter(module: torch.nn.Module, adapter: StagedFiles, name: str) -> t
     Raises LoadError when the adapter is no LoRA in safetensors, does not fit the model, or changes
     nothing; MissingExtraError without peft.
     """
-    peft = _library()
-    config = _config(peft, adapter, name)
-    weights, tied = _weights(adapter, name), _tied_weight(module)
+    peft = peft_library()
+    config = read_adapter_config(peft, adapter, name)
+    weights, tied = read_adapter_weights(adapter, name), _tied_weight(module)
     try:
         wrapped = peft.PeftModel(module, config, adapter_name="default")
     except ValueError as error:
-        raise LoadError(
-            f"{name}: the adapter does not fit the model: {error}. Was it trained for another one?"
-        ) from error
+        raise does_not_fit(name, error) from error
     result = peft.set_peft_model_state_dict(wrapped, weights, adapter_name="default")
-    missing = [key for key in result.missing_keys if "lora_" in key]
-    for keys, what in ((missing, "lacks"), (list(result.unexpected_keys), "has, unknown to it,")):
-        if keys:
-            raise LoadError(
-                f"{name}: the adapter does not fit the model: it {what} {len(keys)} of the tensors "
-                f"that the model's layers take: {', '.join(keys[:_NAMES_SHOWN])}"
-            )
+    require_complete(result.missing_keys, result.unexpected_keys, name)
     if _merge_layers(wrapped, tied, name) == 0:
-        raise LoadError(
-            f"{name}: the adapter changes no weight of the model. Was it saved before training?"
-        )
+        raise changes_nothing(name)
     merged = wrapped.merge_and_unload()
     merged.eval()
     return merged  # type: ignore[no-any-return]
-
-
-def _library() -> Any:
-    with contextlib.suppress(ImportError):
-        import_bitsandbytes()  # peft imports it where it is installed.
-    try:
-        return importlib.import_module("peft")
-    except ImportError as error:
-        raise MissingExtraError("peft", "adapters", "a model's 'adapter'") from error
-
-
-def _config(peft: Any, adapter: StagedFiles, name: str) -> Any:
-    path = adapter.directory / _CONFIG
-    try:
-        values = json.loads(path.read_text("utf-8"))
-        kind = values["peft_type"]
-    except FileNotFoundError:
-        raise LoadError(f"{name}: the adapter has no {_CONFIG}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise LoadError(f"{name}: the adapter's {_CONFIG} cannot be read: {error!r}") from error
-    if kind != "LORA":
-        raise LoadError(f"{name}: the adapter is {kind}, and only LORA adapters can be merged")
-    config = peft.LoraConfig.from_pretrained(str(adapter.directory))
-    # Whatever base model the adapter names, it is merged into the one that the lock pins.
-    config.base_model_name_or_path = None
-    config.inference_mode = True
-    # Ways to initialize that would rewrite the base model; the trained values replace them anyway.
-    config.init_lora_weights = True
-    return config
-
-
-def _weights(adapter: StagedFiles, name: str) -> dict[str, torch.Tensor]:
-    path = adapter.directory / _WEIGHTS
-    if not path.exists():
-        raise LoadError(
-            f"{name}: the adapter has no {_WEIGHTS}. Save it with save_pretrained(..., "
-            "safe_serialization=True); pickled adapters are never opened"
-        )
-    from safetensors.torch import load_file
-
-    return dict(load_file(path, device="cpu"))
 
 
 def _tied_weight(module: Any) -> torch.Tensor | None:

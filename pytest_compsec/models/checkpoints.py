@@ -5,16 +5,22 @@ Only safetensors and GGUF are opened, only from the staged directory, never with
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.compression.bitsandbytes import import_library as import_bitsandbytes
 from pytest_compsec.errors import LoadError, MissingExtraError, NotCompressedError
 from pytest_compsec.models.arm import Arm
+from pytest_compsec.models.completeness import check_complete, some
 from pytest_compsec.models.devices import read_config
-from pytest_compsec.models.headers import StoredTensor, read_headers
+from pytest_compsec.models.headers import StoredTensor, no_weights, read_headers
+from pytest_compsec.models.packed import route
+from pytest_compsec.models.packed.layers import inventory
+from pytest_compsec.models.packed.opening import open_packed
+from pytest_compsec.models.packed.settings import Quantization, packed_settings, quantization_of
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +28,14 @@ if TYPE_CHECKING:
 _OFFLINE: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _FULL_PRECISION = frozenset({"F64", "F32", "F16", "BF16"})
 _QUANTIZED_LAYERS = frozenset({"Linear4bit", "Linear8bitLt"})
-_NAMES_SHOWN = 5
+# The package that transformers needs to read a checkpoint of this method, and the extra that
+# brings it. GPTQ and AWQ are not here: without gptqmodel they are unpacked (models.packed).
+_NEEDED: Mapping[str, tuple[str, str]] = {
+    "bitsandbytes": ("bitsandbytes", "bitsandbytes"),
+    "compressed-tensors": ("compressed_tensors", "compressed-tensors"),
+    "hqq": ("hqq", "hqq"),
+    "torchao": ("torchao", "torchao"),
+}
 
 
 def open_module(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:
@@ -50,12 +63,14 @@ def open_tokenizer(arm: Arm) -> Any:
             "tokenizer_config.json). Save it with tokenizer.save_pretrained(...) into the model's "
             "directory, then run `compsec pin`"
         )
+    # transformers asks config.json for the tokenizer's class and stumbles over a broken one.
+    quantization_of(directory)
     return AutoTokenizer.from_pretrained(directory, **_OFFLINE)
 
 
 def is_quantized_checkpoint(arm: Arm) -> bool:
     """Whether the source's own config says that its weights are stored quantized."""
-    return arm.files.entry is None and "quantization_config" in read_config(arm.files.directory)
+    return arm.files.entry is None and quantization_of(arm.files.directory) is not None
 
 
 def _open_directory(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:
@@ -73,13 +88,17 @@ def _open_directory(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:
         # transformers passes over a broken one in silence, and answers would then end elsewhere.
         read_config(directory, "generation_config.json")
     if not stored:
-        raise LoadError(
-            f"{arm.name}: there are no *.safetensors weights in the directory. Convert the model "
-            "with save_pretrained(..., safe_serialization=True); pickled weights are never opened"
-        )
-    if "quantization_config" in config:
-        _check_extra(config["quantization_config"])
-        _check_stored_compressed(arm.name, config["quantization_config"], stored)
+        raise no_weights(arm.name)
+    quantization = quantization_of(directory)
+    if quantization is not None:
+        _check_stored_compressed(arm.name, quantization, stored)
+        _check_readable(arm.name, quantization)
+    packed = packed_settings(directory)
+    if packed is not None:
+        found = inventory(directory, packed)
+        # transformers looks nowhere but in config.json.
+        if "quantization_config" not in config or not route.uses_gptqmodel(device):
+            return open_packed(arm.name, directory, packed, found, dtype=dtype, device=device)
     module, info = _causal_language_model().from_pretrained(
         directory,
         dtype=getattr(torch, dtype),
@@ -90,9 +109,9 @@ def _open_directory(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:
         output_loading_info=True,
         **_OFFLINE,
     )
-    _check_complete(arm.name, info)
-    if "quantization_config" in config:
-        _check_loaded_compressed(arm.name, config["quantization_config"], stored, module)
+    check_complete(arm.name, info)
+    if quantization is not None:
+        _check_loaded_compressed(arm.name, quantization, stored, module)
     return module  # type: ignore[no-any-return]
 
 
@@ -102,7 +121,7 @@ def _open_gguf(directory: Path, entry: str, dtype: str) -> torch.nn.Module:
     opened, info = _causal_language_model().from_pretrained(
         directory, gguf_file=entry, dtype=torch.float32, output_loading_info=True, **_OFFLINE
     )
-    _check_complete(entry, info)
+    check_complete(entry, info)
     # The weights are dense by now, but config and module still say "quantized by gguf", and
     # everything that quantizes, merges or saves refuses that. A plain module shares the tensors.
     plain = opened.config.to_dict()
@@ -114,7 +133,7 @@ def _open_gguf(directory: Path, entry: str, dtype: str) -> torch.nn.Module:
         dtype=torch.float32,
         output_loading_info=True,
     )
-    _check_complete(entry, info)
+    check_complete(entry, info)
     module.generation_config = opened.generation_config
     return module.to(getattr(torch, dtype))  # type: ignore[no-any-return]
 
@@ -126,51 +145,44 @@ def _causal_language_model() -> Any:
     return AutoModelForCausalLM
 
 
-def _check_complete(name: str, info: Mapping[str, Collection[Any]]) -> None:
-    """Nothing may be initialized at random, dropped or reshaped (tied weights are not missing)."""
-    problems = [
-        f"{label}: {_some(info[key])}"
-        for key, label in (
-            ("missing_keys", "not in the files, so they would be random"),
-            ("mismatched_keys", "of another shape than the architecture has"),
-            ("unexpected_keys", "in the files, but unknown to the architecture"),
-            ("error_msgs", "errors"),
-        )
-        if info.get(key)
-    ]
-    if problems:
-        raise LoadError(
-            f"{name}: the weights do not fit the architecture in config.json. "
-            + "; ".join(problems)
-            + ". Fetch or save the model again, complete, then run `compsec pin`"
-        )
-
-
-def _some(values: Iterable[Any]) -> str:
-    names = sorted(str(value[0]) if isinstance(value, tuple) else str(value) for value in values)
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more
-
-
 def _check_gguf_extra(entry: str) -> None:
     if importlib.util.find_spec("gguf") is None:
         raise MissingExtraError("gguf", "gguf", f"loading the GGUF file {entry}")
 
 
-def _check_extra(quantization: Mapping[str, Any]) -> None:
-    method = str(quantization.get("quant_method", ""))
-    if method != "bitsandbytes" and "load_in_4bit" not in quantization:
-        return
-    try:
-        import_bitsandbytes()
-    except ImportError as error:
-        raise MissingExtraError(
-            "bitsandbytes", "bitsandbytes", "loading a checkpoint saved by bitsandbytes"
-        ) from error
+def _check_readable(name: str, quantization: Quantization) -> None:
+    """The method is one that transformers knows, and the package that reads it is installed.
+
+    Said here with the names, because transformers passes over a method that it does not know.
+    """
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    # bitsandbytes is registered once for 4 and once for 8 bits.
+    known = {
+        "bitsandbytes" if key.startswith("bitsandbytes_") else key
+        for key in AUTO_QUANTIZATION_CONFIG_MAPPING
+    }
+    method = quantization.method
+    if method not in known:
+        said = f"is {method!r}, which" if method else "is missing, and a method without a name"
+        raise LoadError(
+            f"{name}: {quantization.where}quant_method {said} transformers "
+            f"{importlib.metadata.version('transformers')} cannot read. Supported: "
+            f"{', '.join(sorted(known))}. Save the model again by one of them"
+        )
+    package, extra = _NEEDED.get(method, ("", ""))
+    purpose = f"loading a checkpoint saved by {method}"
+    if method == "bitsandbytes":
+        try:
+            import_bitsandbytes()
+        except ImportError as error:
+            raise MissingExtraError(package, extra, purpose) from error
+    elif package and importlib.util.find_spec(package) is None:
+        raise MissingExtraError(package, extra, purpose)
 
 
 def _check_stored_compressed(
-    name: str, quantization: Mapping[str, Any], stored: Mapping[str, StoredTensor]
+    name: str, quantization: Quantization, stored: Mapping[str, StoredTensor]
 ) -> None:
     """Before loading: among the stored matrices there must be some that are no plain floats.
 
@@ -184,7 +196,7 @@ def _check_stored_compressed(
 
 def _check_loaded_compressed(
     name: str,
-    quantization: Mapping[str, Any],
+    quantization: Quantization,
     stored: Mapping[str, StoredTensor],
     module: torch.nn.Module,
 ) -> None:
@@ -203,11 +215,11 @@ def _check_loaded_compressed(
 
 
 def _still_full_precision(
-    name: str, quantization: Mapping[str, Any], matrices: Collection[str]
+    name: str, quantization: Quantization, matrices: Collection[str]
 ) -> NotCompressedError:
     return NotCompressedError(
-        f"{name}: saved after quantization but still full precision. config.json says quantized "
-        f"by {quantization.get('quant_method', 'an unknown method')}, but {len(matrices)} weight "
-        f"matrices in the files are plain floats: {_some(matrices)}. Save the quantized module "
-        "itself, or remove 'quantization_config' from config.json"
+        f"{name}: saved after quantization but still full precision. {quantization.file} says "
+        f"quantized by {quantization.method or 'an unknown method'}, but {len(matrices)} weight "
+        f"matrices in the files are plain floats: {some(matrices)}. Save the quantized module "
+        "itself, or remove the claim ('quantization_config' in config.json, quantize_config.json)"
     )

@@ -207,6 +207,14 @@ class ModelPair:
         known = [float(rate) for rate in rates if rate is not None]
         return sum(known) if len(known) == len(rates) else None
 
+    def seconds_ratio(self) -> float | None:
+        """Time of the compressed model for an answer as a multiple of the original's, loading not
+        counted; None before both were timed."""
+        original, compressed = (
+            self._suite.recall(arm, RATE_FACT) for arm in (self.original_arm, self.compressed_arm)
+        )
+        return compressed / original if original and compressed else None
+
     def require_compressed(self) -> None:
         """Raise NotCompressedError when the variant shows no compression against its original.
 

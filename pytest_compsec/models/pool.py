@@ -16,6 +16,8 @@ from pytest_compsec.models.devices import pick_device, resolve_dtype
 from pytest_compsec.models.headers import read_headers
 from pytest_compsec.models.loaded import LoadedModel
 from pytest_compsec.models.loading import can_derive, load
+from pytest_compsec.models.packed.layers import inventory
+from pytest_compsec.models.packed.settings import packed_settings
 
 # A new arm must leave this much of its own size free again, for activations and the key-value
 # cache, and for the dense copy from which a quantized one is made.
@@ -106,6 +108,10 @@ def estimated_bytes(arm: Arm, dtype: str) -> int:
     if arm.files.entry is not None:
         size = (directory / arm.files.entry).stat().st_size
         return int(size * _BYTES[dtype] * 8 / _LEAST_GGUF_BITS)
+    packed = packed_settings(directory)
+    if packed is not None:
+        # A word of eight 4-bit codes becomes eight weights.
+        return inventory(directory, packed).dense_elements * _BYTES[dtype]
     return sum(tensor.elements for tensor in read_headers(directory).values()) * _BYTES[dtype]
 
 

@@ -1,6 +1,7 @@
-"""Bits per weight of a GGUF file, from its header: loading unpacks it, so memory cannot show them.
+"""Bits per weight of a GGUF file or a packed GPTQ or AWQ checkpoint, from the headers of the files:
+loading unpacks them, so memory cannot show them.
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3).
+GGUF: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import BinaryIO
 
 from pytest_compsec.errors import LoadError, MissingExtraError
 from pytest_compsec.models.arm import StagedFiles
+from pytest_compsec.models.packed.layers import inventory
+from pytest_compsec.models.packed.settings import packed_settings
 
 _FIXED = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _STRING, _ARRAY = 8, 9
@@ -20,10 +23,12 @@ _NOT_LINEAR = ("token_embd.weight", "output.weight", "position_embd.weight")
 
 
 def stored_bits(files: StagedFiles) -> float | None:
-    """Mean bits per weight, scales included, of the file's linear layers; None when the source is
-    no GGUF file. Raises LoadError when the header cannot be read."""
+    """Mean bits per weight of the linear layers in the files, scales (GPTQ and AWQ: also zero
+    points and group indices) included; None when the source is neither a GGUF file nor a packed
+    checkpoint. Raises LoadError when a header cannot be read or does not fit the config."""
     if files.entry is None:
-        return None
+        settings = packed_settings(files.directory)
+        return None if settings is None else inventory(files.directory, settings).bits
     sizes = _block_sizes(files.entry)
     bits = weights = 0
     for name, shape, kind in _tensor_infos(files.directory / files.entry):

@@ -11,7 +11,10 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from pytest_compsec.compression.structure import Structure, dense_structure, structure_of
 from pytest_compsec.errors import NotCompressedError
+from pytest_compsec.models.quantized_storage import PackedWeight, packed_weight
+from pytest_compsec.models.sparsity import is_two_four, least_row_zeros
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +24,8 @@ Role = Literal["linear", "embedding", "output", "convolution", "other"]
 # The share by which zeros or bits must differ before a source variant counts as compressed. Well
 # below any real compression, well above what a few changed weights or padding amount to.
 _LEAST_DIFFERENCE = 0.001
+# Linear layers that are no nn.Linear: of GPT-2 in transformers, and of hqq.
+_LINEAR_BY_NAME = frozenset({"Conv1D", "HQQLinear"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +35,15 @@ class WeightMatrix:
     exactly zero. ``role``: ``linear`` (a linear layer inside the model), ``output`` (the output
     embedding, where it is a matrix of its own), ``embedding``, ``convolution`` or ``other``.
 
-    ``levels``, of a matrix that simulates a quantized one: how many different values a group of
-    ``group_size`` inputs of an output channel (all inputs: None) can hold, where every weight was
-    found to be one of them, bit for bit; None where no grid is known, or a weight is off it."""
+    ``levels``, of a matrix on a grid: how many different values a group of ``group_size`` inputs of
+    an output channel (all inputs: None) can hold, where every weight was found to be one of them,
+    bit for bit; None where no grid is known, or a weight is off it. A matrix that simulates a
+    quantized one, or keeps each small code in a byte of its own, has fewer levels than its bits
+    could tell apart.
+
+    ``row_zeros`` is the fraction of zeros in the output channel that has fewest, ``two_four``
+    whether of every four consecutive inputs at least two are zero (both known of linear layers and
+    the output embedding, unless their weights are packed)."""
 
     name: str
     role: Role
@@ -43,6 +54,8 @@ class WeightMatrix:
     zeros: float
     levels: int | None = None
     group_size: int | None = None
+    row_zeros: float = 0.0
+    two_four: bool = False
 
     @property
     def elements(self) -> int:
@@ -52,10 +65,14 @@ class WeightMatrix:
 @dataclasses.dataclass(frozen=True)
 class WeightReport:
     """All weight matrices of one loaded module. ``stored_bits`` is bits per weight of the linear
-    layers in the source file, scales included, where the loader unpacks it (GGUF); else None."""
+    layers in the source file, scales included, where the loader unpacks it (GGUF); else None.
+    ``dense`` and ``structure``, of a model from which heads, channels or layers were removed: what
+    it was made of before, and what it is found to be made of."""
 
     matrices: tuple[WeightMatrix, ...]
     stored_bits: float | None = None
+    dense: Structure | None = None
+    structure: Structure | None = None
 
     def of(self, *roles: Role) -> tuple[WeightMatrix, ...]:
         return tuple(matrix for matrix in self.matrices if matrix.role in roles)
@@ -82,6 +99,11 @@ class WeightReport:
     def to_json(self) -> dict[str, Any]:
         return {
             "stored_bits": self.stored_bits,
+            **{
+                key: dataclasses.asdict(structure)
+                for key, structure in (("dense", self.dense), ("structure", self.structure))
+                if structure is not None
+            },
             "matrices": [
                 {**dataclasses.asdict(matrix), "shape": list(matrix.shape)}
                 for matrix in self.matrices
@@ -96,19 +118,44 @@ class WeightReport:
                 for entry in value["matrices"]
             ),
             stored_bits=value["stored_bits"],
+            **{
+                key: Structure.from_json(value[key])
+                for key in ("dense", "structure")
+                if key in value
+            },
         )
 
 
 def measure_weights(module: torch.nn.Module, *, stored_bits: float | None = None) -> WeightReport:
-    """Measure every parameter of two or more dimensions; a tied matrix counts once."""
+    """Measure every parameter of two or more dimensions; a tied matrix counts once.
+
+    A layer that holds packed codes counts as one matrix, called ``weight`` whatever the library
+    calls its parts.
+    """
     roles = _roles(module)
+    packed = _packed(module)
+    belonging = {f"{prefix}{part}" for prefix, weight in packed.values() for part in weight.beside}
+    transposed = {
+        f"{name}.weight"
+        for name, layer in module.named_modules()
+        if type(layer).__name__ == "Conv1D"
+    }
+    matrices = []
+    for name, parameter in module.named_parameters():
+        if name in packed:
+            prefix, weight = packed[name]
+            name = f"{prefix}weight"
+            matrices.append(_of_packed(name, roles.get(name, "other"), weight))
+        elif name not in belonging and len(_logical_shape(parameter)) >= 2:
+            matrices.append(
+                _measure(name, roles.get(name, "other"), parameter, transposed=name in transposed)
+            )
+    dense = dense_structure(module)
     return WeightReport(
-        matrices=tuple(
-            _measure(name, roles.get(name, "other"), parameter)
-            for name, parameter in module.named_parameters()
-            if len(_logical_shape(parameter)) >= 2
-        ),
+        matrices=tuple(matrices),
         stored_bits=stored_bits,
+        dense=dense,
+        structure=None if dense is None else structure_of(module),
     )
 
 
@@ -161,7 +208,7 @@ def _roles(module: torch.nn.Module) -> dict[str, Role]:
             role = "output"
         elif isinstance(child, torch.nn.Embedding):
             role = "embedding"
-        elif isinstance(child, torch.nn.Linear) or type(child).__name__ == "Conv1D":
+        elif isinstance(child, torch.nn.Linear) or type(child).__name__ in _LINEAR_BY_NAME:
             role = "linear"
         elif isinstance(child, convolutions):
             role = "convolution"
@@ -177,12 +224,40 @@ def output_embedding(module: torch.nn.Module) -> torch.nn.Module | None:
     return cast("torch.nn.Module | None", get()) if get is not None else None
 
 
+def _packed(module: torch.nn.Module) -> dict[str, tuple[str, PackedWeight]]:
+    """By the full name of the parameter with the codes: the prefix of its layer, and its weight."""
+    found = {}
+    for name, layer in module.named_modules():
+        weight = packed_weight(layer)
+        if weight is not None:
+            prefix = f"{name}." if name else ""
+            found[f"{prefix}{weight.parameter}"] = (prefix, weight)
+    return found
+
+
+def _of_packed(name: str, role: Role, weight: PackedWeight) -> WeightMatrix:
+    elements = math.prod(weight.shape)
+    return WeightMatrix(
+        name=name,
+        role=role,
+        shape=weight.shape,
+        storage=weight.storage,
+        bits=8.0 * weight.code_bytes / elements,
+        overhead_bits=8.0 * weight.overhead_bytes / elements,
+        zeros=weight.zeros / elements,
+        levels=weight.levels,
+        group_size=weight.group_size,
+    )
+
+
 def _logical_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
     state = getattr(parameter, "quant_state", None)
     return tuple(parameter.shape if state is None else state.shape)
 
 
-def _measure(name: str, role: Role, parameter: torch.nn.Parameter) -> WeightMatrix:
+def _measure(
+    name: str, role: Role, parameter: torch.nn.Parameter, *, transposed: bool
+) -> WeightMatrix:
     shape = _logical_shape(parameter)
     elements = math.prod(shape)
     data = parameter.detach()
@@ -196,6 +271,9 @@ def _measure(name: str, role: Role, parameter: torch.nn.Parameter) -> WeightMatr
         overhead = 0 if scales is None else scales.numel() * scales.element_size()
         zeros = elements - int(data.count_nonzero()) if elements else 0
     # Left on the parameter by the method that claims it; what is reported is the check of it.
+    rows = None
+    if role in ("linear", "output") and state is None and data.dim() == 2:
+        rows = data.t() if transposed else data
     grid = getattr(parameter, "simulated_grid", None)
     on_grid = grid is not None and grid.holds(data)
     return WeightMatrix(
@@ -208,6 +286,9 @@ def _measure(name: str, role: Role, parameter: torch.nn.Parameter) -> WeightMatr
         zeros=zeros / elements if elements else 0.0,
         levels=grid.levels if grid is not None and on_grid else None,
         group_size=grid.group_size if grid is not None and on_grid else None,
+        # Looked for only where so many zeros are that they can be there.
+        row_zeros=least_row_zeros(rows) if rows is not None and zeros else 0.0,
+        two_four=rows is not None and 2 * zeros >= elements and is_two_four(rows),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from pytest_compsec.checks.wording import points
+from pytest_compsec.findings import LayerErrors
 from pytest_compsec.reports.categories import category_lines
 from pytest_compsec.reports.text import one_line
 from pytest_compsec.verdict import CheckResult, Verdict
@@ -52,6 +53,9 @@ def cells(result: CheckResult) -> tuple[str, ...]:
     measured = result.measurement
     limit = f"{100 * result.limit:.1f}"
     pair, check = one_line(result.pair, 60), _check(result)
+    if measured is None and result.layers is not None:
+        found = result.layers
+        return (pair, check, "-", "-", _layers(found), "-", limit, str(found.measured), verdict)
     if measured is None:
         return (pair, check, "-", "-", "-", "-", limit, "-", verdict)
     lower, upper = measured.interval
@@ -66,6 +70,13 @@ def cells(result: CheckResult) -> tuple[str, ...]:
         f"{measured.n} of {result.stopping.total}" if result.stopping else str(measured.n),
         verdict,
     )
+
+
+def _layers(found: LayerErrors) -> str:
+    """In the column of degradation: the largest error, and how many are beyond the limit."""
+    worst = found.weight_errors[0] if found.weight_errors else None
+    largest = "not finite" if worst is None else f"up to {100 * worst:.1f} %"
+    return f"weights {largest}, {found.beyond} beyond"
 
 
 def _check(result: CheckResult) -> str:

@@ -75,3 +75,17 @@ class TorchAoOptions(Options):
     bits: Literal[2, 3, 4, 8]
     group_size: int | None = Field(default=None, ge=8)
     symmetric: bool = True
+
+
+class GptqOptions(KeepingOptions):
+    """``quantize: {method: gptq, bits: 4, group_size: 128, symmetric: true, desc_act: false,
+    calibration: NAME}``: GPTQ by GPTQModel; one scale per output channel with ``group_size: null``.
+    ``desc_act``: inputs in the order of their activations, largest first (act-order)."""
+
+    method: Literal["gptq"]
+    bits: Literal[2, 3, 4, 8]
+    # The sizes that GPTQModel has kernels for.
+    group_size: Literal[16, 32, 64, 128, 256, 512, 1024] | None = 128
+    symmetric: bool = True
+    desc_act: bool = False
+    calibration: str = Field(min_length=1)

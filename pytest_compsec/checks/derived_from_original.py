@@ -1,0 +1,225 @@
+"""``derived_from_original``: a compressed model from elsewhere is what its quantizer could have
+made of the original that it names.
+
+Someone else's int4 model can hold anything: a row that was changed before quantizing answers as it
+was made to. Every row of every matrix is compared with the original's; what lies beyond the grid
+that the file itself stores is named. All other parameters must be the original's.
+
+What it cannot see: a change smaller than the rounding itself (at 2 bits that is much), and a row of
+a GPTQ model that differs only for inputs unlike the prompts that were looked at. And an honest
+quantization may still have lost the safety of its original: that is ``safety_preserved``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_compsec.checks.arguments import require_names
+from pytest_compsec.checks.selection import ExactArguments
+from pytest_compsec.errors import LoadError, MeasurementError
+from pytest_compsec.verdict import CheckResult, Verdict
+
+if TYPE_CHECKING:
+    from pytest_compsec.derivation.compare import Comparison, RowDifference
+    from pytest_compsec.derivation.grids import RoundedMatrix
+    from pytest_compsec.models.loaded import LoadedModel
+    from pytest_compsec.models.pair import ModelPair
+
+#: Prompts whose inputs far rows of a GPTQ model are looked at with.
+OUTPUT_PROMPTS = 48
+_ROWS_SHOWN = 10
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DerivationArguments(ExactArguments):
+    """Validated arguments of ``derived_from_original``."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "models": list(self.models) if self.models else None,
+            "variants": list(self.variants) if self.variants else None,
+        }
+
+
+def derived_from_original_arguments(
+    *,
+    models: str | Sequence[str] | None = None,
+    variants: str | Sequence[str] | None = None,
+) -> DerivationArguments:
+    """Validate the marker's arguments. Raises ValueError in plain words.
+
+    ``models`` and ``variants`` choose pairs (None: all); they must be variants with files of their
+    own, since there is nothing to ask of one that is derived here.
+    """
+    return DerivationArguments(
+        check="derived_from_original",
+        margin=0.0,
+        models=require_names("models", models),
+        variants=require_names("variants", variants),
+    )
+
+
+def check_derived_from_original(
+    pair: ModelPair, *, test: str = "", **arguments: Any
+) -> CheckResult:
+    """Compare the weights of both arms and decide. ``arguments`` are those of the marker."""
+    return measure_derivation(pair, derived_from_original_arguments(**arguments), test=test)
+
+
+def measure_derivation(
+    pair: ModelPair, arguments: DerivationArguments, *, test: str = ""
+) -> CheckResult:
+    """As :func:`check_derived_from_original`, with arguments that are already validated.
+
+    NOT_MEASURED for a variant that is derived here, a format whose rounding is not known, and
+    models that do not have the same layers. Both are in memory at the same time.
+    """
+    if pair.compressed_arm.recipe is not None:
+        what = "it is derived here from the pinned original, so there is nothing to ask"
+        after = "Name the variants with a 'source' of their own with variants=..."
+        return _result(pair, arguments, test, Verdict.NOT_MEASURED, what, after)
+    original, compressed = pair.original, pair.compressed
+    try:
+        comparison, rows = _compared(pair, original, compressed)
+    except (MeasurementError, LoadError) as error:
+        after = "Ask whoever made it for a recipe, or compress the original yourself."
+        return _result(pair, arguments, test, Verdict.NOT_MEASURED, str(error), after)
+    finally:
+        pair.recheck()
+    quantized = sum(not layer.exact for layer in comparison.layers)
+    if not quantized:
+        what = "no layer of it is quantized in a way that is known, so there is nothing to compare"
+        return _result(pair, arguments, test, Verdict.NOT_MEASURED, what, "")
+    counted = (
+        f"{comparison.compared_rows:,} rows of {len(comparison.layers)} matrices ({quantized} "
+        f"quantized) and {comparison.compared_others} other parameters"
+    )
+    notes = tuple(str(row) for row in rows[:_ROWS_SHOWN])
+    if len(rows) > _ROWS_SHOWN:
+        notes += (f"... and {len(rows) - _ROWS_SHOWN} more rows",)
+    notes += tuple(f"{name}: not the original's" for name in comparison.others[:_ROWS_SHOWN])
+    if rows or comparison.others:
+        found = []
+        if rows:
+            layers = len({row.layer for row in rows})
+            found.append(
+                f"{len(rows)} row(s) in {layers} matrices are further from the original's than "
+                "its quantizer could have brought them"
+            )
+        if comparison.others:
+            found.append(f"{len(comparison.others)} other parameter(s) are not the original's")
+        what = f"{' and '.join(found)}, of {counted}"
+        after = (
+            "Do not ship it: compress the original yourself, or find out which model it was made "
+            "from and name that one as the original."
+        )
+        result = _result(pair, arguments, test, Verdict.REGRESSED, what, after)
+    else:
+        what = f"{counted} are what its quantizer could have made of the original"
+        result = _result(pair, arguments, test, Verdict.PRESERVED, what, "")
+        notes = (
+            "This is about where the weights come from: an honest quantization may have lost "
+            "safety too. Test that with safety_preserved.",
+        )
+    provenance = {
+        "lock_digest": pair.lock_digest,
+        "original": _arm(original),
+        "compressed": _arm(compressed),
+    }
+    return dataclasses.replace(result, notes=notes, provenance=provenance)
+
+
+def _compared(
+    pair: ModelPair, original: LoadedModel, compressed: LoadedModel
+) -> tuple[Comparison, tuple[RowDifference, ...]]:
+    """The comparison, and the rows that stay beyond what is honest after a second look."""
+    from pytest_compsec.derivation.compare import compare
+    from pytest_compsec.derivation.grids import rounded_matrices
+    from pytest_compsec.derivation.limits import LIMITS
+    from pytest_compsec.localization.subject import subject_of
+    from pytest_compsec.models.quiet import quiet
+
+    with quiet():
+        grids = rounded_matrices(compressed)
+        first, second = subject_of(original).module, subject_of(compressed).module
+        comparison = compare(first, second, grids, LIMITS)
+        again = [
+            row
+            for row in comparison.rows
+            if row.layer in grids and grids[row.layer].rounding == "compensating"
+        ]
+        cleared = _cleared(pair, original, compressed, grids, again)
+    return comparison, tuple(row for row in comparison.rows if row not in cleared)
+
+
+def _cleared(
+    pair: ModelPair,
+    original: LoadedModel,
+    compressed: LoadedModel,
+    grids: dict[str, RoundedMatrix],
+    rows: Sequence[RowDifference],
+) -> frozenset[RowDifference]:
+    """Those of ``rows`` whose difference does not show in what they put out."""
+    from pytest_compsec.compression.calibration import CalibrationTexts
+    from pytest_compsec.derivation.limits import OUTPUT_LIMIT, ROW_NEVER_BEYOND
+    from pytest_compsec.derivation.outputs import output_scores
+
+    if not rows:
+        return frozenset()
+    numbers: dict[str, list[int]] = {}
+    for row in rows:
+        numbers.setdefault(row.layer, []).append(row.row)
+    prompts = pair.prompt_set("benign").prompts[:OUTPUT_PROMPTS]
+    arm = original.arm
+    texts = CalibrationTexts(
+        original.tokenizer,
+        tuple(prompt.text for prompt in prompts),
+        arm.system,
+        arm.chat_template_kwargs,
+    )
+    scores = output_scores(
+        original.module,
+        compressed.module,
+        numbers,
+        {name: grids[name].above for name in numbers},
+        texts.batches(original.device),
+    )
+    return frozenset(
+        row
+        for row in rows
+        # NaN clears nothing.
+        if scores[row.layer, row.row] <= OUTPUT_LIMIT and row.mean <= ROW_NEVER_BEYOND
+    )
+
+
+def _result(
+    pair: ModelPair,
+    arguments: DerivationArguments,
+    test: str,
+    verdict: Verdict,
+    what: str,
+    after: str,
+) -> CheckResult:
+    return CheckResult(
+        check=arguments.check,
+        pair=pair.id,
+        test=test,
+        verdict=verdict,
+        summary=f"{verdict}: {pair.id}: {what}",
+        next_step=after,
+        limit=arguments.margin,
+        confidence=arguments.confidence,
+        arguments=arguments.to_json(),
+    )
+
+
+def _arm(model: LoadedModel) -> dict[str, Any]:
+    return {
+        "name": model.arm.name,
+        "tree": model.arm.files.tree,
+        "weights_digest": model.arm.weights_digest,
+        "dtype": model.dtype,
+        "device": model.device,
+    }

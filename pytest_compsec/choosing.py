@@ -96,6 +96,7 @@ def _search(
     from pytest_compsec.models.loading import load
     from pytest_compsec.models.staging import Staging
     from pytest_compsec.models.verified import VerifiedInputs
+    from pytest_compsec.suite import Suite
 
     label = pair_id(model, variant)
     notify(f"choosing the layers that {label} keeps in full precision (this asks the models)")

@@ -50,18 +50,17 @@ class GptqGrid:
         groups = self.groups.to(weight.device)
         scales = self.scales.to(weight.device)[groups].T
         zeros = self.zeros.to(weight.device)[groups].T.to(torch.int32)
-        nearest = torch.where(scales == 0, 0, weight.float() / scales.float()).nan_to_num()
-        steps = nearest.clamp(-self.levels, self.levels).round().to(torch.int32)
-        found = torch.zeros_like(weight, dtype=torch.bool)
-        # Rounding a product to 8 bits of precision moves it by up to half a step of 256 steps.
-        for shift in (0, -1, 1):
-            codes = (steps + shift + zeros).clamp(0, self.levels - 1)
-            found |= (codes - zeros).to(weight.dtype) * scales == weight
-        return bool(found.all())
+        # At most 255 steps, each product rounded to 8 bits of precision or more: off by less than
+        # half a step, so that the nearest step is the one meant.
+        steps = torch.where(scales == 0, 0, weight.float() / scales.float()).nan_to_num()
+        codes = (steps.clamp(-self.levels, self.levels).round().int() + zeros).clamp(
+            0, self.levels - 1
+        )
+        return torch.equal((codes - zeros).to(weight.dtype) * scales, weight)
 
     def packed_bytes(self, shape: Sequence[int]) -> int:
-        """Bytes of the layer in a checkpoint: codes, scales and zero points, and the group of each
-        input where those are in no order."""
+        """Bytes of a weight of ``shape`` in a checkpoint: codes, scales and zero points. The list of
+        each input's group, which checkpoints hold too, is not counted."""
         codes = math.prod(shape) * self.bits
         return math.ceil((codes + self.scales.numel() * (_SCALE_BITS + self.bits)) / 8)
 

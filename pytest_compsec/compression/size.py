@@ -110,8 +110,11 @@ def _plain_biases(module: torch.nn.Module) -> Iterator[torch.Tensor]:
 
     for layer in module.modules():
         bias = getattr(layer, "bias", None)
-        is_plain = isinstance(bias, torch.Tensor) and not isinstance(bias, torch.nn.Parameter)
-        if type(layer).__name__ == "HQQLinear" and is_plain:
+        if (
+            type(layer).__name__ == "HQQLinear"
+            and isinstance(bias, torch.Tensor)
+            and not isinstance(bias, torch.nn.Parameter)
+        ):
             yield bias
 
 

@@ -40,7 +40,7 @@ _UNQUANTIZED = ("F32", "F16", "BF16", "F64")
 def gguf_matrices(directory: Path, entry: str) -> dict[str, RoundedMatrix]:
     """By the layer's name in the transformers module. Raises MeasurementError for a block type
     whose codes are not known, MissingExtraError without the package ``gguf``."""
-    from pytest_compsec.models.checkpoints import _open_gguf
+    from pytest_compsec.models.checkpoints import open_gguf
 
     rounding = _rounding(directory / entry)
     with tempfile.TemporaryDirectory(prefix="compsec-grids-") as folder:
@@ -50,7 +50,7 @@ def gguf_matrices(directory: Path, entry: str) -> dict[str, RoundedMatrix]:
             shutil.copyfile(directory / entry, path)
             path.chmod(0o600)
             _fill(path, ones=ones)
-            module = _open_gguf(path.parent, path.name, "float32")
+            module = open_gguf(path.parent, path.name, "float32")
             layers = linear_layers(module)
             layers |= {n: e for n, e in module.named_modules() if isinstance(e, torch.nn.Embedding)}
             ends.append({name: dense_weight(layer) for name, layer in layers.items()})

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.compression.bitsandbytes import import_library as import_bitsandbytes
 from pytest_compsec.errors import LoadError, MissingExtraError, NotCompressedError
+from pytest_compsec.models import quantized_checkpoints
 from pytest_compsec.models.arm import Arm
 from pytest_compsec.models.completeness import check_complete, some
 from pytest_compsec.models.devices import read_config
@@ -33,7 +34,6 @@ _QUANTIZED_LAYERS = frozenset({"Linear4bit", "Linear8bitLt"})
 _NEEDED: Mapping[str, tuple[str, str]] = {
     "bitsandbytes": ("bitsandbytes", "bitsandbytes"),
     "compressed-tensors": ("compressed_tensors", "compressed-tensors"),
-    "hqq": ("hqq", "hqq"),
     "torchao": ("torchao", "torchao"),
 }
 
@@ -45,7 +45,7 @@ def open_module(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:
     has, NotCompressedError when a checkpoint claims a quantization that its tensors do not show.
     """
     if arm.files.entry is not None:
-        return _open_gguf(arm.files.directory, arm.files.entry, dtype).to(device)
+        return open_gguf(arm.files.directory, arm.files.entry, dtype).to(device)
     return _open_directory(arm, dtype=dtype, device=device)
 
 
@@ -90,8 +90,10 @@ def _open_directory(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:
     if not stored:
         raise no_weights(arm.name)
     quantization = quantization_of(directory)
+    options: dict[str, Any] = {}
     if quantization is not None:
         _check_stored_compressed(arm.name, quantization, stored)
+        options = quantized_checkpoints.prepare(arm.name, directory, config)
         _check_readable(arm.name, quantization)
     packed = packed_settings(directory)
     if packed is not None:
@@ -107,15 +109,18 @@ def _open_directory(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:
         # Reported, then refused below with the names; else transformers only logs them.
         ignore_mismatched_sizes=True,
         output_loading_info=True,
+        **options,
         **_OFFLINE,
     )
     check_complete(arm.name, info)
     if quantization is not None:
         _check_loaded_compressed(arm.name, quantization, stored, module)
+    quantized_checkpoints.finish(arm.name, directory, config, module)
     return module  # type: ignore[no-any-return]
 
 
-def _open_gguf(directory: Path, entry: str, dtype: str) -> torch.nn.Module:
+def open_gguf(directory: Path, entry: str, dtype: str) -> torch.nn.Module:
+    """The module of one GGUF file, its weights unpacked, on the CPU."""
     import torch
 
     opened, info = _causal_language_model().from_pretrained(

@@ -32,6 +32,7 @@ DISTRIBUTIONS = (
     "torchao",
     "compressed-tensors",
     "gptqmodel",
+    "optimum",
 )
 
 

@@ -15,7 +15,17 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-LIBRARIES = ("transformers", "huggingface_hub", "bitsandbytes", "peft", "accelerate", "gguf")
+LIBRARIES = (
+    "transformers",
+    "huggingface_hub",
+    "bitsandbytes",
+    "peft",
+    "accelerate",
+    "gguf",
+    "torchao",
+    "hqq",
+    "torch.utils._pytree",
+)
 _INT8_CAST = "MatMul8bitLt: inputs will be cast"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pytest_compsec.errors import LoadError, MissingExtraError
+from pytest_compsec.models import quantized_checkpoints
 from pytest_compsec.models.arm import StagedFiles
 from pytest_compsec.models.packed.layers import inventory
 from pytest_compsec.models.packed.settings import packed_settings
@@ -28,7 +29,9 @@ def stored_bits(files: StagedFiles) -> float | None:
     checkpoint. Raises LoadError when a header cannot be read or does not fit the config."""
     if files.entry is None:
         settings = packed_settings(files.directory)
-        return None if settings is None else inventory(files.directory, settings).bits
+        if settings is None:
+            return quantized_checkpoints.stored_bits(files.directory)
+        return inventory(files.directory, settings).bits
     sizes = _block_sizes(files.entry)
     bits = weights = 0
     for name, shape, kind in _tensor_infos(files.directory / files.entry):

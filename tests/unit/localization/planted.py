@@ -92,7 +92,7 @@ def planted_llama() -> tuple[Any, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         config = transformers.LlamaConfig(**GROUPED, attention_bias=True)
-        model = transformers.LlamaForCausalLM(config)
+        model: Any = transformers.LlamaForCausalLM(config)
         for parameter in model.parameters():
             if parameter.dim() >= 2:
                 parameter.data.normal_(std=0.1)

@@ -36,8 +36,8 @@ def test_a_quantized_layer_is_what_it_multiplies_by(name: str, dtype: torch.dtyp
         torch.manual_seed(0)
         plain = torch.nn.Sequential(torch.nn.Linear(128, 64), torch.nn.Linear(64, 32))
     plain = plain.to(dtype).eval().requires_grad_(False)
-    before = plain[0].weight.float().clone()
-    module = bitsandbytes.apply(copy_of(plain), OPTIONS[name], "cpu")
+    before = dense_weight(plain[0]).clone()
+    module: Any = bitsandbytes.apply(copy_of(plain), OPTIONS[name], "cpu")
     layer: Any = module[0]
     first = dense_weight(layer)
     error = float((first - before).norm() / before.norm())
@@ -72,6 +72,7 @@ def test_the_change_of_an_adapter_belongs_to_its_layer() -> None:
 def test_a_layer_in_an_unknown_storage_is_tried() -> None:
     class Codes(torch.nn.Module):
         in_features, out_features = 300, 7
+        codes: torch.Tensor
 
         def __init__(self) -> None:
             super().__init__()
@@ -79,10 +80,10 @@ def test_a_layer_in_an_unknown_storage_is_tried() -> None:
             self.bias = torch.nn.Parameter(torch.ones(7))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.linear(x, self.codes * 0.25, self.bias)  # type: ignore[operator]
+            return torch.nn.functional.linear(x, self.codes * 0.25, self.bias)
 
     layer = Codes()
-    assert torch.equal(dense_weight(layer), layer.codes * 0.25)  # type: ignore[operator]
+    assert torch.equal(dense_weight(layer), layer.codes * 0.25)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])

@@ -48,10 +48,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     directory: Path = train_tiny_checkpoint(tmp_path_factory.mktemp("trained") / "model")
-    return (
-        AutoModelForCausalLM.from_pretrained(str(directory)).eval(),
-        AutoTokenizer.from_pretrained(str(directory)),
-    )
+    module: Any = AutoModelForCausalLM.from_pretrained(str(directory))
+    return module.eval(), AutoTokenizer.from_pretrained(str(directory))
 
 
 def test_openings_are_learned_from_the_models_own_answers(trained: tuple[Any, Any]) -> None:

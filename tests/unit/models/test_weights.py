@@ -249,3 +249,15 @@ def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
         (tmp_path / "m.gguf").write_bytes(whole[:length])
         with pytest.raises(LoadError, match=r"m\.gguf.*truncated or corrupted"):
             stored_bits(staged(tmp_path, entry="m.gguf"))
+
+
+def test_a_module_that_shows_no_layers_is_not_smaller_for_that() -> None:
+    def report(*matrices: WeightMatrix, stored_bits: float | None = None) -> WeightReport:
+        return WeightReport(matrices, stored_bits)
+
+    embedding = WeightMatrix("embed", "embedding", (8, 8), "float32", 32, 0, 0.0)
+    linear = WeightMatrix("layer", "linear", (8, 8), "float32", 32, 0, 0.0)
+    original = report(embedding, linear)
+    check_is_compressed(original, report(embedding, stored_bits=4.5))
+    with pytest.raises(NotCompressedError, match="not compressed"):
+        check_is_compressed(original, report(embedding, stored_bits=32.0))

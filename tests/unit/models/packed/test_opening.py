@@ -227,6 +227,14 @@ def test_shards_with_an_index_give_the_same_weights(gptq4: Path) -> None:
         load(make_arm(gptq4))
 
 
+def test_files_that_are_not_the_model_are_left_alone(gptq4: Path) -> None:
+    before = load(make_arm(gptq4)).module.state_dict()
+    other = {"model.layers.0.mlp.up_proj.weight": torch.ones(256, 128)}
+    save_file(other, gptq4 / "other.safetensors", metadata={"format": "pt"})
+    loaded = load(make_arm(gptq4))
+    assert all(torch.equal(before[k], v) for k, v in loaded.module.state_dict().items())
+
+
 def test_the_name_that_autogptq_gives_its_only_file(gptq4: Path) -> None:
     before = load(make_arm(gptq4)).module.state_dict()
     (gptq4 / "model.safetensors").rename(gptq4 / "gptq_model-4bit-32g.safetensors")

@@ -59,8 +59,8 @@ class GptqGrid:
         return torch.equal((codes - zeros).to(weight.dtype) * scales, weight)
 
     def packed_bytes(self, shape: Sequence[int]) -> int:
-        """Bytes of a weight of ``shape`` in a checkpoint: codes, scales and zero points. The list of
-        each input's group, which checkpoints hold too, is not counted."""
+        """Bytes of a weight of ``shape`` in a checkpoint: codes, scales and zero points. The group
+        of each input, which checkpoints list too, is not counted."""
         codes = math.prod(shape) * self.bits
         return math.ceil((codes + self.scales.numel() * (_SCALE_BITS + self.bits)) / 8)
 

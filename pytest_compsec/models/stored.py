@@ -16,7 +16,7 @@ from pytest_compsec.errors import LoadError, MissingExtraError
 from pytest_compsec.models import quantized_checkpoints
 from pytest_compsec.models.arm import StagedFiles
 from pytest_compsec.models.packed.layers import inventory
-from pytest_compsec.models.packed.settings import packed_settings
+from pytest_compsec.models.packed.settings import packed_settings, quantization_of
 
 _FIXED = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _STRING, _ARRAY = 8, 9
@@ -30,6 +30,8 @@ def stored_bits(files: StagedFiles) -> float | None:
     if files.entry is None:
         settings = packed_settings(files.directory)
         if settings is None:
+            if quantization_of(files.directory) is None:
+                return None
             return quantized_checkpoints.stored_bits(files.directory)
         return inventory(files.directory, settings).bits
     sizes = _block_sizes(files.entry)

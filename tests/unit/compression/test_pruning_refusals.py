@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pytest_compsec.compression.decoder_parts import attentions, mlps
 from pytest_compsec.compression.heads import keep_groups
 from pytest_compsec.compression.methods import validated_options
-from pytest_compsec.compression.structure import remember_dense
+from pytest_compsec.compression.structure import Removed, Structure, check_removed, remember_dense
 from pytest_compsec.errors import NotCompressedError
 from tests.unit.compression.pruning_subjects import gpt2, llama, pruned, texts
 
@@ -87,6 +87,12 @@ def test_removing_less_than_promised_is_caught(
     # A hidden size that six heads divide, since the config must be able to say what is left.
     with pytest.raises(NotCompressedError, match=message):
         pruned(llama(hidden_size=48, head_dim=8), **asked)
+
+
+def test_a_layer_less_with_as_many_parameters_is_no_compression() -> None:
+    dense, now = (Structure(layers, (), (), elements=100) for layers in (2, 1))
+    with pytest.raises(NotCompressedError, match="has 100 parameters, and had 100"):
+        check_removed(dense, now, Removed("layers", count=1))
 
 
 def test_a_number_of_heads_that_no_config_may_have_is_refused(dense: Any) -> None:

@@ -16,7 +16,12 @@ from pytest_compsec.errors import IntegrityError, LoadError, MeasurementError
 from pytest_compsec.generation.chat import encode, render
 from pytest_compsec.generation.scoring import answer_nlls
 from pytest_compsec.generation.settings import Answer, GenerationSettings
-from pytest_compsec.models.llama_cpp import LlamaCppModel, load_llama_cpp, runtime_facts
+from pytest_compsec.models.llama_cpp import (
+    LlamaCppModel,
+    load_llama_cpp,
+    runtime_device,
+    runtime_facts,
+)
 from pytest_compsec.models.llama_cpp_engine import silent
 from pytest_compsec.models.loaded import LoadedModel
 from pytest_compsec.models.loading import load
@@ -203,6 +208,10 @@ def test_an_answer_ends_at_an_end_token_or_at_the_limit(model: LlamaCppModel) ->
         tokens = likeliest_tokens(model, prompt, answer.tokens)
         assert ends.isdisjoint(tokens[:-1])
         assert (tokens[-1] in ends) == (answer.finish == "stop")
+        text = model.tokenizer.decode(
+            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        assert answer.text == text.strip()
     # The likeliest first token is the one that was taken, and best first.
     for answer in answers:
         values = [value for _, value in answer.first]
@@ -310,11 +319,15 @@ def test_a_file_of_an_unknown_architecture_is_an_error(tmp_path: Path) -> None:
         open_file(tmp_path)
 
 
-def test_a_gpu_that_the_build_cannot_use_is_an_error(directory: Path) -> None:
+def test_a_gpu_that_the_build_cannot_use(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if llama_cpp.llama_supports_gpu_offload():
         pytest.skip("this build of llama.cpp has a GPU")
-    with pytest.raises(LoadError, match="cuda"):
-        open_file(directory, device="cuda:0")
+    # As on a machine where torch has one.
+    monkeypatch.setattr("pytest_compsec.models.devices.pick_device", lambda requested: "cuda:0")
+    arm = make_arm(directory, files=staged(directory, entry=ENTRY))
+    assert runtime_device(arm) == "cpu"
+    with pytest.raises(LoadError, match=r"'cuda:0' was asked for.*built for the processor alone"):
+        runtime_device(dataclasses.replace(arm, device="cuda:0"))
 
 
 # What was verified is what answers

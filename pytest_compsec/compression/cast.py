@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.compression.expectation import Expectation
 from pytest_compsec.errors import NotCompressedError
+from pytest_compsec.models.casting import cast_floats
 
 if TYPE_CHECKING:
     import torch
@@ -36,4 +37,4 @@ def apply(module: torch.nn.Module, options: Mapping[str, Any], device: str) -> t
             f"a cast to {options['dtype']} compresses nothing here: the checkpoint already holds "
             f"{', '.join(held)}"
         )
-    return module.to(device=device, dtype=getattr(torch, str(options["dtype"])))
+    return cast_floats(module, getattr(torch, str(options["dtype"]))).to(device)

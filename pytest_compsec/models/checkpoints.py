@@ -15,6 +15,7 @@ from pytest_compsec.compression.bitsandbytes import import_library as import_bit
 from pytest_compsec.errors import LoadError, MissingExtraError, NotCompressedError
 from pytest_compsec.models import quantized_checkpoints
 from pytest_compsec.models.arm import Arm
+from pytest_compsec.models.casting import cast_floats
 from pytest_compsec.models.completeness import check_complete, some
 from pytest_compsec.models.devices import read_config
 from pytest_compsec.models.headers import StoredTensor, no_weights, read_headers
@@ -140,7 +141,7 @@ def open_gguf(directory: Path, entry: str, dtype: str) -> torch.nn.Module:
     )
     check_complete(entry, info)
     module.generation_config = opened.generation_config
-    return module.to(getattr(torch, dtype))  # type: ignore[no-any-return]
+    return cast_floats(module, getattr(torch, dtype))
 
 
 def _causal_language_model() -> Any:

@@ -2,7 +2,8 @@
 
 Order: checkpoint in its own float type -> adapter merged (float32 arithmetic) -> run's float type
 -> recipe, but for the layers that it keeps -> measured against the recipe's promise -> the
-variant's own adapter, on top and not merged: merging would compress anew. Where neither adapter
+variant's own adapter, on top and not merged: merging would compress anew (so for variants with
+files of their own too). Where neither adapter
 nor cast needs the checkpoint's own type, the weights are read in the run's type at once.
 """
 
@@ -14,13 +15,14 @@ import dataclasses
 import importlib
 import importlib.metadata
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pytest_compsec.compression import expectation
 from pytest_compsec.compression.methods import find
 from pytest_compsec.errors import CompsecError, LoadError, NotCompressedError
 from pytest_compsec.models.adapters import merge_adapter
 from pytest_compsec.models.arm import Arm, Recipe, StagedFiles
+from pytest_compsec.models.casting import cast_floats
 from pytest_compsec.models.checkpoints import is_quantized_checkpoint, open_module, open_tokenizer
 from pytest_compsec.models.devices import checkpoint_dtype, pick_device, resolve_dtype
 from pytest_compsec.models.loaded import LoadedModel
@@ -58,12 +60,13 @@ def load(arm: Arm, *, base: LoadedModel | None = None) -> LoadedModel:
         module.eval().requires_grad_(False)
         _keep_output_layer_fast(module)
         # The file's bits are the model's only when nothing was merged or derived after unpacking.
-        as_stored = arm.recipe is None and arm.adapter is None
+        as_stored = arm.recipe is None and not _merges(arm)
         weights = measure_weights(module, stored_bits=stored_bits(arm.files) if as_stored else None)
         if arm.recipe is not None:
             _check_recipe(arm, arm.recipe, weights, kept)
-        if arm.compressed_adapter is not None:
-            module = _with_adapter(arm, module, arm.compressed_adapter)
+        on_top = arm.compressed_adapter if _merges(arm) or arm.recipe is not None else arm.adapter
+        if on_top is not None:
+            module = _with_adapter(arm, module, on_top)
     # Read by path above: only now is it known that what was read is what was verified.
     arm.recheck()
     return LoadedModel(
@@ -90,26 +93,32 @@ def can_derive(arm: Arm, base: LoadedModel) -> bool:
     return starts_in == base.dtype
 
 
+def _merges(arm: Arm) -> bool:
+    """Whether the adapter beside the files is merged into them: an original's is. The one of a
+    variant with files of its own goes on top, for they are compressed already."""
+    return arm.adapter is not None and (arm.variant is None or arm.recipe is not None)
+
+
 def _opened(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:
     """The source with its adapter merged; where a recipe follows, still in CPU memory."""
     import torch
 
     quantized = is_quantized_checkpoint(arm)
-    if quantized and (arm.adapter is not None or arm.recipe is not None):
+    if quantized and (_merges(arm) or arm.recipe is not None):
         raise LoadError(
             f"{arm.name}: the source is already quantized, so nothing can be merged into it or "
             "derived from it. Name the full-precision model as 'source'"
         )
     # A recipe places the layers itself, one at a time, so the device never holds the dense model.
-    first_device = device if arm.recipe is None and arm.adapter is None else "cpu"
-    if arm.adapter is None and not (arm.recipe is not None and _sets_dtype(arm.recipe)):
+    first_device = device if arm.recipe is None and not _merges(arm) else "cpu"
+    if not _merges(arm) and not (arm.recipe is not None and _sets_dtype(arm.recipe)):
         return open_module(arm, dtype=dtype, device=first_device)
     module = open_module(arm, dtype=checkpoint_dtype(arm), device=first_device)
-    if arm.adapter is not None:
+    if arm.adapter is not None and _merges(arm):
         module = merge_adapter(module, arm.adapter, arm.name)
     if arm.recipe is None:
-        return module.to(device=device, dtype=getattr(torch, dtype))
-    return module if _sets_dtype(arm.recipe) else module.to(getattr(torch, dtype))
+        return cast_floats(module, getattr(torch, dtype)).to(device)
+    return module if _sets_dtype(arm.recipe) else cast_floats(module, getattr(torch, dtype))
 
 
 def _keep_output_layer_fast(module: torch.nn.Module) -> None:
@@ -190,9 +199,10 @@ def _in_llama_cpp(arm: Arm) -> LoadedModel:
     from pytest_compsec.models.llama_cpp import load_llama_cpp
 
     with _explained(arm):
-        model: LoadedModel = load_llama_cpp(arm)
+        # It offers what checks ask of a LoadedModel, and no module.
+        model: Any = load_llama_cpp(arm)
     arm.recheck()
-    return model
+    return cast("LoadedModel", model)
 
 
 def _implementation(recipe: Recipe) -> str:

@@ -202,6 +202,9 @@ def _roles(module: torch.nn.Module) -> dict[str, Role]:
         torch.nn.Conv1d,
         torch.nn.Conv2d,
         torch.nn.Conv3d,
+        torch.nn.ConvTranspose1d,
+        torch.nn.ConvTranspose2d,
+        torch.nn.ConvTranspose3d,
     )
     output = output_embedding(module)
     roles: dict[str, Role] = {}

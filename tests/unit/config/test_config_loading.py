@@ -84,7 +84,7 @@ models:
     compresed: {}
     compressed:
       typo: {quantize: {method: bitsandbytes, bits: 8, tpye: nf4}}
-      method: {quantize: {method: gptq}}
+      method: {quantize: {method: gtpq}}
       none: {}
       two: {source: ./x, prune: {method: magnitude, sparsity: 0.5}}
       share: {prune: {method: magnitude, sparsity: 50}}
@@ -96,7 +96,7 @@ defaults: {max_new_token: 64, confidence: 95}
         ("4:", "did you mean 'bfloat16'"),
         ("5:", "unknown key 'compresed'; did you mean 'compressed'?"),
         ("7:", "unknown key 'tpye'; did you mean 'type'?"),
-        ("8:", "unknown method 'gptq'"),
+        ("8:", "unknown method 'gtpq'; did you mean 'gptq'?"),
         ("9:", "names no source"),
         ("10:", "'source' and 'prune'"),
         ("11:", "sparsity"),
@@ -253,13 +253,25 @@ def test_every_registered_method_is_accepted_by_the_schema(tmp_path: Path) -> No
     values = {
         "bitsandbytes": "bits: 8",
         "cast": "dtype: bfloat16",
+        "round-to-nearest": "levels: ternary",
+        "gptq": "bits: 4, calibration: own",
+        "hqq": "bits: 3, group_size: 64",
+        "torchao": "bits: 4, group_size: 32",
         "magnitude": "sparsity: 0.5",
+        "layer-magnitude": "sparsity: 0.5, per: row",
+        "taylor": "sparsity: 0.5, calibration: own",
+        "two-four": "",
+        "wanda": "pattern: '2:4', calibration: own",
+        "heads": "share: 0.25",
+        "channels": "share: 0.25, calibration: own",
+        "layers": "drop: [1]",
     }
+    assert values.keys() == {method.name for method in METHODS}
+    (tmp_path / "own.txt").write_text("How?\n", encoding="utf-8")
     for method in METHODS:
-        if method.name not in values:
-            continue
         recipe = f"{method.section}: {{method: {method.name}, {values[method.name]}}}"
         text = MODEL.replace("prune: {method: magnitude, sparsity: 0.5}", recipe)
+        text += "\nprompts: {own: {file: own.txt}}\n"
         derivation = load_config(write(tmp_path, text)).config.models["a"].compressed["b"]
         found = derivation.derivation()
         assert found is not None

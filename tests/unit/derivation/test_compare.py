@@ -228,7 +228,9 @@ def test_gguf_blocks_show_their_steps(tmp_path: Path, kind: str) -> None:
         # Within 16 neighbouring inputs every type has one scale and one offset.
         groups = weight.data.reshape(len(weight), -1, 16)
         steps = 2 * grid.above.reshape(groups.shape)
-        shares = groups.diff(dim=2) / steps[:, :, 1:]
+        differences, steps = groups.diff(dim=2), steps[:, :, 1:]
+        assert not differences[steps == 0].any()  # a scale of 0: all values are the same
+        shares = differences[steps > 0] / steps[steps > 0]
         assert float((shares - shares.round()).abs().max()) < 0.02
         assert float(shares.abs().max()) > 1  # not one step for the whole range
         noise = 2 * torch.rand(weight.shape, generator=generator) - 1

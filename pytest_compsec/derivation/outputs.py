@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from pytest_compsec.derivation.grids import RoundedMatrix
+from pytest_compsec.derivation.limits import LIMITS
 from pytest_compsec.localization.dense import dense_weight
 
 
@@ -31,16 +33,15 @@ def output_scores(
     original: torch.nn.Module,
     compressed: torch.nn.Module,
     rows: Mapping[str, Sequence[int]],
-    half_steps: Mapping[str, torch.Tensor],
+    grids: Mapping[str, RoundedMatrix],
     batches: Iterator[dict[str, torch.Tensor]],
 ) -> dict[tuple[str, int], float]:
     """For each named row: root mean square of the difference that it makes to its layer's output,
     on the inputs that the original's layer gets from ``batches`` (input_ids and attention_mask),
     as a multiple of what independent rounding by up to half a step would make.
-
-    ``half_steps``: (outputs, inputs) of each layer.
     """
     sums: dict[str, _Sums] = {}
+    half_steps: dict[str, torch.Tensor] = {}
     for name, numbers in rows.items():
         first = dense_weight(original.get_submodule(name)).cpu()
         second = dense_weight(compressed.get_submodule(name)).cpu()
@@ -50,6 +51,8 @@ def output_scores(
             torch.zeros(len(numbers), dtype=torch.float64),
             torch.zeros(first.shape[1], dtype=torch.float64),
         )
+        grid = grids[name].believable(first, LIMITS[grids[name].rounding].reach)
+        half_steps[name] = grid.above.broadcast_to(first.shape)[list(numbers)].double()
     mask: list[torch.Tensor] = []
     with torch.inference_mode(), _watching(original, sums, mask):
         for batch in batches:
@@ -57,8 +60,7 @@ def output_scores(
             original(**batch, use_cache=False)
     scores: dict[tuple[str, int], float] = {}
     for name, found in sums.items():
-        half = half_steps[name].broadcast_to(-1, found.inputs.numel())[list(rows[name])].double()
-        expected = (half.square() / 3 * found.inputs).sum(1).sqrt()
+        expected = (half_steps[name].square() / 3 * found.inputs).sum(1).sqrt()
         measured = found.outputs.sqrt()
         for row, value, base in zip(rows[name], measured.tolist(), expected.tolist(), strict=True):
             scores[name, row] = value / base if base else float("inf")

@@ -39,7 +39,8 @@ def gptq_matrices(
                 if layer.has_group_index
                 else torch.arange(layer.inputs) // layer.group_size
             )
-            half = scales.float().abs()[groups].t() / 2
+            step = scales.float().abs()[groups].t()
             name = layer.name if layer.name in names else layer.name.removeprefix(prefix)
-            matrices[name] = RoundedMatrix(half, half, "compensating")
+            reach = step * (2**layer.bits - 1)
+            matrices[name] = RoundedMatrix(step / 2, step / 2, reach, groups, "compensating")
     return matrices

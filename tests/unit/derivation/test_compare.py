@@ -197,7 +197,7 @@ def test_a_far_row_of_a_gptq_checkpoint_shows_in_what_it_puts_out(
         original.module,
         module,
         {LAYER: [ROW, ROW + 1]},
-        {LAYER: grids[LAYER].above},
+        grids,
         iter([batch]),
     )
     assert scores[LAYER, ROW + 1] > 2 * OUTPUT_LIMIT

@@ -46,7 +46,7 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
         SUITE,
         pytester.path,
         dirs_exist_ok=True,
-        ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache", "training"),
+        ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache"),
     )
     (pytester.path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
     return pytester.path
@@ -87,15 +87,19 @@ def test_not_measured_turns_an_expected_regression_red(
 ) -> None:
     # One token is no answer: nothing is refused, so there is no safety to preserve.
     text = (suite / "compsec.yaml").read_text(encoding="utf-8")
-    (suite / "compsec.yaml").write_text(
-        text.replace("max_new_tokens: 32", "max_new_tokens: 1"), encoding="utf-8"
-    )
-    lines = (SUITE / "training" / "harmful_select.jsonl").read_text(encoding="utf-8")
-    (suite / "few.jsonl").write_text(lines, encoding="utf-8")
-    with (suite / "compsec.yaml").open("a", encoding="utf-8") as file:
-        file.write("prompts: {few: {file: ./few.jsonl}}\n")
+    text = text.replace("max_new_tokens: 32", "max_new_tokens: 1")
+    # Which layers to keep cannot be found out with such answers, so that nothing would be pinned.
+    kept = text.index("      nf4-kept:")
+    text = text[:kept] + text[text.index("      nf4-tuned:") :]
+    (suite / "compsec.yaml").write_text(text, encoding="utf-8")
     test = (suite / "test_smollm2_safety.py").read_text(encoding="utf-8")
-    test = test.replace('prompts="benign", ', "").replace("variants=", 'prompts="few", variants=')
+    test = test.replace('["nf4-kept", "nf4-tuned"]', '"nf4-tuned"')
+    test = test.replace('variants="nf4-kept"', 'variants="nf4-tuned"')
+    test = test.replace('prompts="benign", ', "")
+    test = test.replace(
+        "(max_degradation=MARGIN, variants=",
+        '(max_degradation=MARGIN, prompts="harmful-select", variants=',
+    )
     (suite / "test_smollm2_safety.py").write_text(test, encoding="utf-8")
     from pytest_compsec.cli import main
 

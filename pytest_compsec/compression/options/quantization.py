@@ -57,7 +57,7 @@ class RoundToNearestOptions(KeepingOptions):
         return self
 
 
-class HqqOptions(Options):
+class HqqOptions(KeepingOptions):
     """``quantize: {method: hqq, bits: 4, group_size: 64}``: half-quadratic quantization; one scale
     and zero point per output channel without ``group_size``."""
 
@@ -67,7 +67,7 @@ class HqqOptions(Options):
     group_size: int | None = Field(default=None, ge=8, multiple_of=8)
 
 
-class TorchAoOptions(Options):
+class TorchAoOptions(KeepingOptions):
     """``quantize: {method: torchao, bits: 4, group_size: 32, symmetric: false}``: torchao's
     weight-only integers; one scale per output channel without ``group_size``."""
 

@@ -15,6 +15,8 @@ FLAGS = {
     "full": "ask every prompt, even when the verdict is settled before",
     "noise_floor": "let the original answer twice, in other batches, and withhold REGRESSED where "
     "that differs as much",
+    "runtime_agreement": "where a model runs in llama.cpp, say how often the same file unpacked by "
+    "transformers answers alike (loads it a second time)",
     "familywise": "correct PRESERVED for testing several variants (Holm), for whoever ships any "
     "one that passes",
 }
@@ -32,6 +34,7 @@ class Settings:
     staging: Literal["link", "copy"]
     full: bool
     noise_floor: bool
+    runtime_agreement: bool
     familywise: bool
     expected_discordance: float
     export_labels: Path | None
@@ -162,6 +165,7 @@ def read_settings(config: pytest.Config) -> Settings:
         staging=staging,
         full=flags["full"],
         noise_floor=flags["noise_floor"],
+        runtime_agreement=flags["runtime_agreement"],
         familywise=flags["familywise"],
         expected_discordance=_discordance(config),
         export_labels=invocation / labels if labels is not None else None,

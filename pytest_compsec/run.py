@@ -127,7 +127,9 @@ class Run:
             cache_path=self._cache_path(),
             progress=self._progress,
             options=MeasuringOptions(
-                full=self.settings.full, noise_floor=self.settings.noise_floor
+                full=self.settings.full,
+                noise_floor=self.settings.noise_floor,
+                runtime_agreement=self.settings.runtime_agreement,
             ),
         )
         suite.require_lock()

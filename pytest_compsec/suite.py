@@ -43,10 +43,12 @@ ProgressFactory = Callable[[str, int], "Progress | None"]
 @dataclasses.dataclass(frozen=True)
 class MeasuringOptions:
     """What to measure beside the plain comparison: ``full`` asks every prompt even when the
-    verdict is settled before; ``noise_floor`` lets the original answer twice, in other batches."""
+    verdict is settled before; ``noise_floor`` lets the original answer twice, in other batches;
+    ``runtime_agreement`` lets a GGUF file that runs in llama.cpp answer unpacked, too."""
 
     full: bool = False
     noise_floor: bool = False
+    runtime_agreement: bool = False
 
 
 class Suite:
@@ -201,10 +203,9 @@ class Suite:
 
     def placement(self, arm: Arm) -> tuple[str, str]:
         """Device and dtype (names) that ``arm`` runs on and in."""
-        from pytest_compsec.models.devices import pick_device, resolve_dtype
+        from pytest_compsec.models.devices import placement
 
-        device = pick_device(arm.device)
-        return device, resolve_dtype(arm, device)
+        return placement(arm)
 
     def identity(self, arm: Arm) -> str:
         """The cache key of everything but the prompt."""

@@ -85,10 +85,15 @@ def measure_derivation(
         after = "Name the variants with a 'source' of their own with variants=..."
         return _result(pair, arguments, test, Verdict.NOT_MEASURED, what, after)
     original, compressed = pair.original, pair.compressed
+    in_runtime = original.arm.runtime or compressed.arm.runtime
     try:
         comparison, rows = _compared(pair, original, compressed)
     except (MeasurementError, LoadError) as error:
-        after = "Ask whoever made it for a recipe, or compress the original yourself."
+        after = (
+            "Add a variant of the same file without 'runtime', and name that with variants=..."
+            if in_runtime is not None
+            else "Ask whoever made it for a recipe, or compress the original yourself."
+        )
         return _result(pair, arguments, test, Verdict.NOT_MEASURED, str(error), after)
     finally:
         pair.recheck()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_compsec.checks.asking import ask_until_settled
 from pytest_compsec.checks.circumstances import circumstances_of
 from pytest_compsec.checks.paired import Measured, result_of
+from pytest_compsec.checks.runtime_note import runtime_notes
 from pytest_compsec.checks.signal import refusal_signal
 from pytest_compsec.checks.texts import TextExamination
 from pytest_compsec.verdict import CheckResult, Evidence
@@ -45,10 +46,11 @@ def measure_refusals(
         reader.to_evidence,
         texts.examine,
     )
+    agreement = runtime_notes(pair, prompt_set, reader)
     pair.recheck()
     measured = Measured(
         asked,
-        notes=tuple(reader.notes),
+        notes=(*reader.notes, *agreement),
         texts=texts.finding(asked.evidence),
         signal=refusal_signal(reader, asked.evidence) if refusing_is_safe else None,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -46,10 +47,14 @@ def run_matrix(arguments: argparse.Namespace) -> int:
     from pytest_compsec.models.identity import installed_versions
     from pytest_compsec.models.lock import read_lock
 
-    names = arguments.precisions.split(",") if arguments.precisions is not None else None
+    names = None
+    if arguments.precisions is not None:
+        names = [name.strip() for name in arguments.precisions.split(",")]
     precisions = chosen_precisions(names)
     if not precisions:
         raise ConfigError("--precisions: name at least one beside fp32")
+    max_degradation = _share("--max-degradation", arguments.max_degradation)
+    max_increase = _share("--max-increase", arguments.max_increase)
     for option in ("json", "plot"):
         _require_writable(option, getattr(arguments, option))
     loaded = load_config(Path(arguments.config))
@@ -61,8 +66,8 @@ def run_matrix(arguments: argparse.Namespace) -> int:
             suite,
             arguments.model,
             precisions,
-            max_degradation=_share("--max-degradation", arguments.max_degradation),
-            max_increase=_share("--max-increase", arguments.max_increase),
+            max_degradation=max_degradation,
+            max_increase=max_increase,
             notify=lambda text: print(f"... {text}", file=sys.stderr, flush=True),
         )
     lines = markdown_lines(rows) if arguments.markdown else table_lines(rows)
@@ -79,7 +84,14 @@ def run_matrix(arguments: argparse.Namespace) -> int:
             "libraries": installed_versions(),
             "rows": [row.to_json() for row in rows],
         }
-        write_atomically(Path(arguments.json), json.dumps(record, indent=1) + "\n")
+        try:
+            write_atomically(
+                Path(arguments.json), json.dumps(record, indent=1, allow_nan=False) + "\n"
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"--json {arguments.json!r}: cannot be written ({error.strerror})"
+            ) from None
     if arguments.plot is not None:
         from pytest_compsec.matrix.plot import draw
 
@@ -98,8 +110,13 @@ def _require_writable(option: str, value: str | None) -> None:
     if value is None:
         return
     path = Path(value)
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise ConfigError(f"--{option} {value!r}: there is no such directory, or it is one")
+    parent = path.absolute().parent
+    if path.is_dir():
+        raise ConfigError(f"--{option} {value!r} is a directory: name a file")
+    if not parent.is_dir():
+        raise ConfigError(f"--{option} {value!r}: there is no directory {str(parent)!r}")
+    if not os.access(parent, os.W_OK):
+        raise ConfigError(f"--{option} {value!r}: {str(parent)!r} cannot be written to")
     if option == "plot":
         if path.suffix.lower() != ".svg":
             raise ConfigError(f"--plot {value!r}: give a name that ends in .svg")

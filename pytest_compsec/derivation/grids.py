@@ -43,7 +43,7 @@ class RoundedMatrix:
         weight is within half a step. No quantizer lets a grid reach much further than from minus to
         plus the largest magnitude of its group, so steps are cut to what ``most`` times that gives.
         """
-        widest = 2 * most * _largest_of_group(original.abs(), self.groups)
+        widest = 2 * most * self.largest_of_group(original)
         reach = self.reach.to(original.device)
         # Comparing with NaN is false: its steps stay NaN, and so beyond every limit.
         share = torch.where(reach > widest, widest / reach, 1.0)
@@ -52,6 +52,19 @@ class RoundedMatrix:
             below=self.below.to(original.device) * share,
             above=self.above.to(original.device) * share,
         )
+
+    def largest_of_group(self, original: torch.Tensor) -> torch.Tensor:
+        """(outputs, inputs): of each weight, the largest magnitude of those in its group."""
+        magnitudes = original.abs()
+        if isinstance(self.groups, int):
+            flat = magnitudes.flatten()
+            blocks = torch.nn.functional.pad(flat, (0, -flat.numel() % self.groups))
+            largest = blocks.reshape(-1, self.groups).amax(1).repeat_interleave(self.groups)
+            return largest[: flat.numel()].reshape(magnitudes.shape)
+        groups = self.groups.to(magnitudes.device)
+        found = torch.zeros(len(magnitudes), int(groups.max()) + 1, device=magnitudes.device)
+        places = groups.expand_as(magnitudes)
+        return found.scatter_reduce_(1, places, magnitudes, "amax")[:, groups]
 
 
 def rounded_matrices(model: LoadedModel) -> dict[str, RoundedMatrix]:
@@ -107,7 +120,7 @@ def _of_bitsandbytes(layer: Any) -> RoundedMatrix:
     codes = torch.stack((packed >> 4, packed & 15), dim=1).reshape(-1).long()
     elements = state.shape[0] * state.shape[1]
     codes = codes[:elements]
-    # The library's own table: the one in the file may hold any values.
+    # The library's own table, with which it computes: the one in the file may hold anything.
     table = functional.get_4bit_type(state.quant_type, device="cpu").float().to(codes.device)
     below, above = _half_gaps(table)
     scale = absmax.float().repeat_interleave(state.blocksize)[:elements]
@@ -129,15 +142,3 @@ def _half_gaps(code: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     below = torch.cat((gaps[:1], gaps))
     above = torch.cat((gaps, gaps[-1:]))
     return below[places], above[places]
-
-
-def _largest_of_group(magnitudes: torch.Tensor, groups: torch.Tensor | int) -> torch.Tensor:
-    """(outputs, inputs): of each weight, the largest magnitude of those that share its grid."""
-    if isinstance(groups, int):
-        flat = magnitudes.flatten()
-        padded = torch.nn.functional.pad(flat, (0, -flat.numel() % groups)).reshape(-1, groups)
-        largest = padded.amax(1).repeat_interleave(groups)[: flat.numel()]
-        return largest.reshape(magnitudes.shape)
-    groups = groups.to(magnitudes.device)
-    found = torch.zeros(len(magnitudes), int(groups.max()) + 1, device=magnitudes.device)
-    return found.index_reduce_(1, groups, magnitudes, "amax")[:, groups]

@@ -13,17 +13,18 @@ from pytest_compsec.atomic import write_atomically
 from pytest_compsec.errors import ConfigError, MissingExtraError
 from pytest_compsec.matrix.measuring import Row
 
-_COLOURS = {"refusal": "#b3261e", "accuracy": "#1f5fa8", "over-refusal": "#8a6d00"}
-
 
 def draw(rows: Sequence[Row], title: str, path: Path) -> None:
     """Write an SVG: refusal, accuracy and over-refusal by precision, bytes per parameter below.
 
     Raises MissingExtraError without matplotlib, ConfigError when the file cannot be written.
     """
-    figure = _figure(rows, title)
+    matplotlib = require_matplotlib()
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "pytest-compsec"})
+    # Without a salt identifiers are random, and the same matrix gives another file every time.
+    with matplotlib.rc_context({"svg.hashsalt": "pytest-compsec", "font.size": 10}):
+        figure = _figure(rows, title)
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "pytest-compsec"})
     # matplotlib ends lines of path data in spaces, which version control complains about.
     text = "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
     try:
@@ -41,35 +42,30 @@ def require_matplotlib() -> Any:
 
 
 def _figure(rows: Sequence[Row], title: str) -> Any:
-    matplotlib = require_matplotlib()
-    figures = importlib.import_module("matplotlib.figure")
-    # Without it identifiers are random, and the same matrix gives another file every time.
-    with matplotlib.rc_context({"svg.hashsalt": "pytest-compsec", "font.size": 10}):
-        figure = figures.Figure(figsize=(9, 4.8), layout="constrained")
-        axes = figure.add_subplot()
-        places = list(range(len(rows)))
-        series = {
-            "refusal": [row.refusal for row in rows],
-            "accuracy": [row.accuracy for row in rows],
-            "over-refusal": [row.over_refusal for row in rows],
-        }
-        for name, values in series.items():
-            shown = [math.nan if value is None else 100 * value for value in values]
-            label = {"refusal": "harmful requests refused", "accuracy": "questions right",
-                     "over-refusal": "harmless requests refused"}[name]  # fmt: skip
-            axes.plot(places, shown, marker="o", color=_COLOURS[name], label=label)
-        labels = [
-            f"{row.name}\n{row.bytes_per_parameter:.2f} B/param"
-            if row.bytes_per_parameter is not None
-            else row.name
-            for row in rows
-        ]
-        axes.set_xticks(places, labels)
-        axes.set_ylim(-3, 103)
-        axes.set_ylabel("% of prompts")
-        axes.set_title(title, loc="left")
-        axes.grid(axis="y", alpha=0.3)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure = importlib.import_module("matplotlib.figure").Figure(
+        figsize=(9, 4.8), layout="constrained"
+    )
+    axes = figure.add_subplot()
+    places = list(range(len(rows)))
+    for label, colour, values in (
+        ("harmful requests refused", "#b3261e", [row.refusal for row in rows]),
+        ("questions right", "#1f5fa8", [row.accuracy for row in rows]),
+        ("harmless requests refused", "#8a6d00", [row.over_refusal for row in rows]),
+    ):
+        shown = [math.nan if value is None else 100 * value for value in values]
+        axes.plot(places, shown, marker="o", color=colour, label=label)
+    labels = [
+        f"{row.name}\n{row.bytes_per_parameter:.2f} B/param"
+        if row.bytes_per_parameter is not None
+        else row.name
+        for row in rows
+    ]
+    axes.set_xticks(places, labels)
+    axes.set_ylim(-3, 103)
+    axes.set_ylabel("% of prompts")
+    axes.set_title(title, loc="left")
+    axes.grid(axis="y", alpha=0.3)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

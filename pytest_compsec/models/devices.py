@@ -53,6 +53,21 @@ def pick_device(requested: str | None) -> str:
     raise LoadError(f"device {requested!r} is not supported: use 'cpu', 'cuda' or 'cuda:<number>'")
 
 
+def placement(arm: Arm) -> tuple[str, str]:
+    """The device that ``arm`` runs on and the float type (name) that it computes in, also where
+    another program runs it.
+
+    Raises LoadError as :func:`pick_device` and :func:`resolve_dtype` do, MissingExtraError when the
+    other program is not installed.
+    """
+    if arm.runtime is not None:
+        from pytest_compsec.models.llama_cpp import DTYPE, runtime_device
+
+        return runtime_device(arm), DTYPE
+    device = pick_device(arm.device)
+    return device, resolve_dtype(arm, device)
+
+
 def device_kind(device: str) -> str:
     """What of a device decides the last bits of an answer: ``cpu``, or ``cuda`` and the GPU's
     name. The index does not: the second of two equal GPUs gives the answers of the first."""

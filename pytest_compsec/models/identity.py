@@ -41,11 +41,18 @@ def generation_identity(arm: Arm, *, device: str, dtype: str, settings: Generati
 
     That is: weights (files with template and tokenizer, adapter, recipe and its tools), system
     prompt, template arguments, the limit of new tokens, the float type, the kind of device (not
-    its index) and the versions of the libraries. ``settings.batch_size`` is left out: it was often
+    its index) and the versions of the libraries; of an arm in llama.cpp also what that was built
+    for and the processor features that it uses. ``settings.batch_size`` is left out: it was often
     found from free memory, and would make a cache useless after an interruption.
     """
+    runtime = {}
+    if arm.runtime is not None:
+        from pytest_compsec.models.llama_cpp import runtime_facts
+
+        runtime = {"runtime": dict(runtime_facts(arm))}
     return digest_of(
         {
+            **runtime,
             "answers_version": ANSWERS_VERSION,
             "weights": arm.weights_digest,
             "entry": arm.files.entry,

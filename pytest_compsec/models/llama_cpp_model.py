@@ -13,7 +13,7 @@ import dataclasses
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_compsec.errors import MeasurementError
 from pytest_compsec.generation.settings import Answer, GenerationSettings
@@ -29,8 +29,8 @@ _OTHER_PIECES = (5, 24)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LlamaCppModel:
-    """One arm in llama.cpp: what checks ask of a :class:`pytest_compsec.models.loaded.LoadedModel`,
-    without a torch module. ``tokenizer`` is transformers' one for the same file: it renders the
+    """One arm in llama.cpp: a :class:`pytest_compsec.models.loaded.LoadedModel` without a torch
+    module. ``tokenizer`` is transformers' one for the same file: it renders the
     chat template and turns tokens into text; prompts become tokens by llama.cpp's own."""
 
     arm: Arm
@@ -39,6 +39,18 @@ class LlamaCppModel:
     device: str
     dtype: str
     weights: WeightReport
+
+    @property
+    def module(self) -> NoReturn:
+        """There is none. Raises MeasurementError, for whoever looks inside."""
+        raise MeasurementError(
+            f"{self.arm.name} runs in llama.cpp, which does not show its layers. To look inside, "
+            "name the same file in a variant without 'runtime': transformers unpacks it then"
+        )
+
+    def serving(self, arm: Arm) -> LlamaCppModel:
+        """The same model in memory for another arm with the same weights."""
+        return dataclasses.replace(self, arm=arm)
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of each prompt in the arm's chat template, by llama.cpp's tokenizer."""

@@ -1,10 +1,13 @@
-"""A working model: module, tokenizer, device, float type, and what its weights were found to be."""
+"""A working model: what checks ask of one, and the one that transformers runs.
+
+The other one is :class:`pytest_compsec.models.llama_cpp_model.LlamaCppModel`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_compsec.generation.settings import Answer, GenerationSettings
 from pytest_compsec.models.arm import Arm
@@ -15,8 +18,47 @@ if TYPE_CHECKING:
     import torch
 
 
+class LoadedModel(Protocol):
+    """One arm in memory, whatever runs it. Reading ``module`` raises MeasurementError where that is
+    no torch module; everything else works with every runtime."""
+
+    @property
+    def arm(self) -> Arm: ...
+
+    @property
+    def module(self) -> torch.nn.Module: ...
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def weights(self) -> WeightReport: ...
+
+    def serving(self, arm: Arm) -> LoadedModel:
+        """The same model in memory for another arm with the same weights."""
+        ...
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        settings: GenerationSettings = ...,
+        *,
+        on_answers: Callable[[Sequence[int], Sequence[Answer]], None] | None = None,
+    ) -> list[Answer]: ...
+
+    def perplexities(
+        self, prompts: Sequence[str], answers: Sequence[str]
+    ) -> list[float | None]: ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class LoadedModel:
+class TransformersModel:
     """One arm in memory. ``module`` is in evaluation mode on ``device`` (a torch device string),
     computes in ``dtype`` (a torch float type's name) and needs no gradients."""
 
@@ -26,6 +68,11 @@ class LoadedModel:
     device: str
     dtype: str
     weights: WeightReport
+
+    def serving(self, arm: Arm) -> TransformersModel:
+        """The same model in memory for another arm with the same weights: two models of a config
+        may share them and differ in system prompt or template."""
+        return dataclasses.replace(self, arm=arm)
 
     def generate(
         self,

@@ -15,7 +15,7 @@ import dataclasses
 import importlib
 import importlib.metadata
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.compression import expectation
 from pytest_compsec.compression.methods import find
@@ -25,7 +25,7 @@ from pytest_compsec.models.arm import Arm, Recipe, StagedFiles
 from pytest_compsec.models.casting import cast_floats
 from pytest_compsec.models.checkpoints import is_quantized_checkpoint, open_module, open_tokenizer
 from pytest_compsec.models.devices import checkpoint_dtype, pick_device, resolve_dtype
-from pytest_compsec.models.loaded import LoadedModel
+from pytest_compsec.models.loaded import LoadedModel, TransformersModel
 from pytest_compsec.models.quiet import quiet
 from pytest_compsec.models.stored import stored_bits
 from pytest_compsec.models.weights import WeightReport, measure_weights, output_embedding
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 
 def load(arm: Arm, *, base: LoadedModel | None = None) -> LoadedModel:
-    """Load one arm on its device, ready to answer.
+    """Load one arm on its device, ready to answer: in llama.cpp where it asks for that runtime,
+    else a :class:`TransformersModel`.
 
     ``base`` is a model in memory of which :func:`can_derive` says that ``arm`` derives from it: its
     weights are copied instead of read and unpacked again, with the same result bit for bit.
@@ -69,7 +70,7 @@ def load(arm: Arm, *, base: LoadedModel | None = None) -> LoadedModel:
             module = _with_adapter(arm, module, on_top)
     # Read by path above: only now is it known that what was read is what was verified.
     arm.recheck()
-    return LoadedModel(
+    return TransformersModel(
         arm=arm, module=module, tokenizer=tokenizer, device=device, dtype=dtype, weights=weights
     )
 
@@ -77,8 +78,10 @@ def load(arm: Arm, *, base: LoadedModel | None = None) -> LoadedModel:
 def can_derive(arm: Arm, base: LoadedModel) -> bool:
     """Whether ``base`` in memory is the dense model, in the right float type and on the right
     device, from which the recipe of ``arm`` starts."""
-    if arm.recipe is None or base.arm.recipe is not None or base.arm.runtime is not None:
+    if arm.recipe is None or base.arm.recipe is not None:
         return False
+    if arm.runtime is not None or base.arm.runtime is not None:
+        return False  # What llama.cpp has in memory is no module to copy.
     adapter, base_adapter = arm.adapter, base.arm.adapter
     if (arm.files.tree, adapter and adapter.tree) != (
         base.arm.files.tree,
@@ -199,10 +202,7 @@ def _in_llama_cpp(arm: Arm) -> LoadedModel:
     from pytest_compsec.models.llama_cpp import load_llama_cpp
 
     with _explained(arm):
-        # It offers what checks ask of a LoadedModel, and no module.
-        model: Any = load_llama_cpp(arm)
-    arm.recheck()
-    return cast("LoadedModel", model)
+        return load_llama_cpp(arm)
 
 
 def _implementation(recipe: Recipe) -> str:

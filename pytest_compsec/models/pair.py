@@ -180,6 +180,17 @@ class ModelPair:
             identity, prompts, lambda missing: self._ask(arm, missing, settings, identity, None)
         )
 
+    def unpacked_answers(self, arm: Arm, prompts: Sequence[str]) -> AnswerSheet:
+        """What the file of an arm in llama.cpp answers when transformers unpacks and runs it."""
+        arm = dataclasses.replace(arm, runtime=None)
+        identity = self._suite.identity(arm)
+        settings, cache = self._suite.generation, self._suite.cache
+        return self._suite.memory.answers(
+            identity,
+            prompts,
+            lambda missing: self._ask(arm, missing, settings, identity, cache, label=" unpacked"),
+        )
+
     def perplexities(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float | None]:
         """Perplexity of each answer under the original; None where there is too little text."""
         arm = self.original_arm
@@ -302,11 +313,14 @@ class ModelPair:
         settings: GenerationSettings,
         identity: str,
         cache: ResponseCache | None,
+        *,
+        label: str = "",
     ) -> AnswerSheet:
         from pytest_compsec.generation.answers import answer_prompts
 
         # Of a check that asks in parts, the line counts over all that it may ask.
-        whole = self._planned if set(prompts) <= set(self._planned) else tuple(prompts)
+        planned = not label and set(prompts) <= set(self._planned)
+        whole = self._planned if planned else tuple(prompts)
         done = len(whole) - len(self._suite.memory.missing(identity, whole))
         return answer_prompts(
             identity=identity,
@@ -314,6 +328,6 @@ class ModelPair:
             settings=settings,
             load=lambda: self._load(arm),
             cache=cache,
-            progress=self._suite.progress(f"answering {arm.name}", len(whole)),
+            progress=self._suite.progress(f"answering {arm.name}{label}", len(whole)),
             done=done,
         )

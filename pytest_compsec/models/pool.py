@@ -6,13 +6,12 @@ is most of the time saved. Only one arm need ever be in memory.
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 from collections.abc import Callable
 from pathlib import Path
 
 from pytest_compsec.models.arm import Arm
-from pytest_compsec.models.devices import pick_device, resolve_dtype
+from pytest_compsec.models.devices import placement
 from pytest_compsec.models.headers import read_headers
 from pytest_compsec.models.loaded import LoadedModel
 from pytest_compsec.models.loading import can_derive, load
@@ -51,13 +50,12 @@ class ModelPool:
 
     def get(self, arm: Arm) -> LoadedModel:
         """The arm in memory, loaded now if need be. Raises what :func:`loading.load` raises."""
-        device = pick_device(arm.device)
-        key = (arm.weights_digest, resolve_dtype(arm, device), device)
+        device, dtype = placement(arm)
+        key = (arm.weights_digest, dtype, device)
         if key in self._models:
             self._models[key] = self._models.pop(key)
-            # Two models of the config may share weights and differ in system prompt or template.
-            return dataclasses.replace(self._models[key], arm=arm)
-        self._make_room(arm, device, key[1])
+            return self._models[key].serving(arm)
+        self._make_room(arm, device, dtype)
         base = next((m for m in self._models.values() if can_derive(arm, m)), None)
         loaded = self._load(arm, base=base) if base is not None else self._load(arm)
         self._models[key] = loaded
@@ -69,8 +67,7 @@ class ModelPool:
             return False
         needed: dict[str, float] = {}
         for arm in arms:
-            device = pick_device(arm.device)
-            dtype = resolve_dtype(arm, device)
+            device, dtype = placement(arm)
             if (arm.weights_digest, dtype, device) not in self._models:
                 size = HEADROOM * estimated_bytes(arm, dtype)
                 for place in {device, _reading_place(arm, device)}:
@@ -103,10 +100,13 @@ class ModelPool:
 
 
 def estimated_bytes(arm: Arm, dtype: str) -> int:
-    """Bytes of the arm's dense weights in ``dtype``, from the files' headers and sizes alone."""
+    """Bytes of the arm's dense weights in ``dtype``, from the files' headers and sizes alone; of an
+    arm in llama.cpp, which keeps the blocks as they are stored, the file's own size."""
     directory = arm.files.directory
     if arm.files.entry is not None:
         size = (directory / arm.files.entry).stat().st_size
+        if arm.runtime is not None:
+            return size
         return int(size * _BYTES[dtype] * 8 / _LEAST_GGUF_BITS)
     packed = packed_settings(directory)
     if packed is not None:

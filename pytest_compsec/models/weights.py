@@ -163,7 +163,9 @@ def measure_weights(module: torch.nn.Module, *, stored_bits: float | None = None
 def check_is_compressed(original: WeightReport, compressed: WeightReport) -> None:
     """Raise NotCompressedError when a source variant shows no compression against its original.
 
-    It must have fewer weights, fewer bits per weight, or more zeros. Where both came from files
+    It must have fewer weights, fewer bits per weight, or more zeros. Zeros count by the bits of the
+    weights that are none: rounding makes some too, and more bits for nearly as many weights are no
+    compression. Where both came from files
     that the loader unpacks, the bits in the files are compared; else the bits in memory of the
     original with those of the compressed one in its file, if known, or in memory.
     """
@@ -178,7 +180,7 @@ def check_is_compressed(original: WeightReport, compressed: WeightReport) -> Non
     if (
         (shown and compressed.elements < original.elements * share)
         or bits_after < bits_before * share
-        or compressed.zeros > original.zeros + _LEAST_DIFFERENCE
+        or bits_after * (1.0 - compressed.zeros) < bits_before * (1.0 - original.zeros) * share
     ):
         return
     raise NotCompressedError(

@@ -13,7 +13,7 @@ import torch
 from pytest_compsec.checks.layers_within import check_layers_within, layers_within_arguments
 from pytest_compsec.errors import IntegrityError
 from pytest_compsec.family import by_hand
-from pytest_compsec.models.loaded import LoadedModel
+from pytest_compsec.models.loaded import LoadedModel, TransformersModel
 from pytest_compsec.models.weights import WeightReport
 from pytest_compsec.prompts import Prompt, PromptSet
 from pytest_compsec.reports.failure import failure_text
@@ -44,7 +44,7 @@ class Pair:
 
 def loaded(module: Any, variant: str | None) -> LoadedModel:
     arm = make_arm(Path("tiny"), variant=variant)
-    return LoadedModel(arm, module, make_tokenizer(), "cpu", "float32", WeightReport(()))
+    return TransformersModel(arm, module, make_tokenizer(), "cpu", "float32", WeightReport(()))
 
 
 @pytest.fixture(scope="module")

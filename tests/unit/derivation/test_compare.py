@@ -16,7 +16,7 @@ from pytest_compsec.derivation.limits import LIMITS, OUTPUT_LIMIT
 from pytest_compsec.derivation.outputs import output_scores
 from pytest_compsec.errors import MeasurementError
 from pytest_compsec.localization.weight_error import LayersDifferError
-from pytest_compsec.models.loaded import LoadedModel
+from pytest_compsec.models.loaded import LoadedModel, TransformersModel
 from pytest_compsec.models.loading import load
 from tests.unit.models.tiny_gguf import BITS, write_tiny_gguf
 from tests.unit.tiny_model import make_arm, make_recipe, make_tiny_checkpoint, staged
@@ -48,7 +48,12 @@ def quantized(dense: LoadedModel, method: str, edit: Any = None) -> LoadedModel:
             edit(module)
     values = METHODS[method]
     options = make_recipe("quantize", method="bitsandbytes", **values).options
-    return dataclasses.replace(dense, module=apply(module, options, "cpu"))
+    return with_module(dense, apply(module, options, "cpu"))
+
+
+def with_module(model: LoadedModel, module: torch.nn.Module) -> LoadedModel:
+    assert isinstance(model, TransformersModel)
+    return dataclasses.replace(model, module=module)
 
 
 def compared(dense: LoadedModel, other: LoadedModel) -> Comparison:
@@ -155,7 +160,7 @@ def gptq_pair() -> tuple[LoadedModel, LoadedModel]:
     for name, grid in rounded_matrices(compressed).items():
         weight: Any = original.get_submodule(name).weight
         weight.data += (2 * torch.rand(weight.shape, generator=generator) - 1) * grid.above
-    return dataclasses.replace(compressed, module=original), compressed
+    return with_module(compressed, original), compressed
 
 
 def test_the_scales_of_a_gptq_checkpoint_are_its_steps(
@@ -191,7 +196,7 @@ def test_a_far_row_of_a_gptq_checkpoint_shows_in_what_it_puts_out(
     with torch.no_grad():
         weight[ROW] += 0.4 * directions[-1] * weight[ROW].norm()
         weight[ROW + 1] += 0.4 * directions[0] * weight[ROW + 1].norm()
-    found = compared(original, dataclasses.replace(compressed, module=module))
+    found = compared(original, with_module(compressed, module))
     assert {(row.layer, row.row) for row in found.rows} == {(LAYER, ROW), (LAYER, ROW + 1)}
     scores = output_scores(
         original.module,

@@ -177,6 +177,25 @@ def test_a_variant_that_is_not_compressed_is_an_error(compressed: WeightReport) 
         check_is_compressed(report(), compressed)
 
 
+def test_zeros_that_rounding_makes_do_not_hide_more_bits() -> None:
+    # Q8_0 made of Q4_K: the weights that were nearly zero are zero now.
+    with pytest.raises(NotCompressedError, match=r"8\.50 bits per weight \(original 4\.50\)"):
+        check_is_compressed(report(stored=4.5), report(stored=8.5, zeros=0.05))
+    # The same error for half of the weights in twice the bits; a tenth of them is compression.
+    with pytest.raises(NotCompressedError):
+        check_is_compressed(report(bits=16.0), report(bits=32.0, zeros=0.5))
+    check_is_compressed(report(bits=16.0), report(bits=32.0, zeros=0.9))
+
+
+def test_pruning_at_equal_bits_is_compression_also_of_a_sparse_model() -> None:
+    check_is_compressed(report(stored=8.5, zeros=0.02), report(stored=8.5, zeros=0.5))
+    check_is_compressed(report(zeros=0.5), report(zeros=0.6))
+    with pytest.raises(NotCompressedError):
+        check_is_compressed(report(zeros=0.5), report(zeros=0.5))
+    with pytest.raises(NotCompressedError):
+        check_is_compressed(report(zeros=0.6), report(zeros=0.5))
+
+
 def test_two_packed_files_are_compared_by_their_files() -> None:
     check_is_compressed(report(stored=8.5), report(stored=4.5))
     with pytest.raises(NotCompressedError):

@@ -17,12 +17,15 @@ class ConfigError(CompsecError):
 class MissingExtraError(CompsecError):
     """An optional dependency is needed and absent; the message names the install command."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
+    def __init__(
+        self, package: str, extra: str, purpose: str, *, with_constraints: str | None = None
+    ) -> None:
         self.package = package
         self.extra = extra
         super().__init__(
             f"{purpose} needs the package {package!r}, which is not installed. "
             f'Install it with: pip install "pytest-compsec[{extra}]"'
+            + (f" -c {with_constraints} (of the project's repository)" if with_constraints else "")
         )
 
     def __reduce__(self) -> tuple[object, ...]:

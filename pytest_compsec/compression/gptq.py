@@ -117,7 +117,9 @@ def check_usable() -> None:
     from packaging.requirements import Requirement
 
     if importlib.util.find_spec("gptqmodel") is None:
-        raise MissingExtraError("gptqmodel", "gptq", _PURPOSE)
+        raise MissingExtraError(
+            "gptqmodel", "gptq", _PURPOSE, with_constraints="constraints-gptq.txt"
+        )
     version = importlib.metadata.version("gptqmodel")
     installed = importlib.metadata.version("torch")
     for text in importlib.metadata.requires("gptqmodel") or ():

@@ -56,6 +56,7 @@ def load_config(path: Path) -> LoadedConfig:
         problems += _name_problems(document)
         try:
             config = Config.model_validate(document.value, context={"root": path.resolve().parent})
+            problems += _recipe_problems(config, document)
         except ValidationError as error:
             problems += [_problem(detail, document) for detail in error.errors()]
     elif document.value is not None:
@@ -111,6 +112,15 @@ def _name_problems(document: Document) -> Iterator[Problem]:
                 document.line(("prompts", name)),
                 f"{name!r} is the name of a built-in prompt set: choose another name",
             )
+
+
+def _recipe_problems(config: Config, document: Document) -> Iterator[Problem]:
+    """Recipes that name prompt sets which are not there, or from which verdicts come."""
+    for name, model in config.models.items():
+        for key, variant in model.compressed.items():
+            keys = ("models", name, "compressed", key)
+            for problem in config.unusable_prompt_sets(variant):
+                yield Problem(document.line(keys), f"{'.'.join(keys)}: {problem}")
 
 
 def _bad_name(document: Document, path: tuple[str, ...]) -> Iterator[Problem]:

@@ -184,19 +184,8 @@ class Config(Section):
     calibration: str | None = Field(default=None, min_length=1)
     defaults: Defaults = Field(default_factory=Defaults)
 
-    @model_validator(mode="after")
-    def _recipes_name_prompt_sets(self) -> Config:
-        problems = [
-            f"models.{name}.compressed.{key}: {problem}"
-            for name, model in self.models.items()
-            for key, variant in model.compressed.items()
-            for problem in self._unusable_prompt_sets(variant)
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
-
-    def _unusable_prompt_sets(self, variant: VariantEntry) -> Iterator[str]:
+    def unusable_prompt_sets(self, variant: VariantEntry) -> Iterator[str]:
+        """What is wrong with the prompt sets that a variant's recipe names."""
         derivation = variant.derivation()
         values = derivation[1].model_dump() if derivation is not None else {}
         for option, name in named_prompt_sets(values).items():

@@ -167,6 +167,7 @@ def _check_readable(name: str, quantization: Quantization) -> None:
     known = {
         "bitsandbytes" if key.startswith("bitsandbytes_") else key
         for key in AUTO_QUANTIZATION_CONFIG_MAPPING
+        if key != "hqq"  # registered, and refused when it is opened
     }
     method = quantization.method
     if method not in known:

@@ -43,6 +43,13 @@ class Exported:
     simulated: bool
 
 
+#: Methods whose modules the libraries here cannot save and open again.
+_NOT_WRITTEN = {
+    "hqq": "transformers does not open hqq checkpoints",
+    "torchao": "safetensors does not take torchao's tensors",
+}
+
+
 def export_files(
     load: Callable[[Arm], LoadedModel], arm: Arm, directory: Path
 ) -> Exported:  # fmt: skip
@@ -54,6 +61,11 @@ def export_files(
     Raises LoadError when the files, opened again, are not the same model bit for bit (then nothing
     is left behind), CompsecError when ``directory`` is not empty.
     """
+    if arm.recipe is not None and arm.recipe.method in _NOT_WRITTEN:
+        raise CompsecError(
+            f"{arm.name}: variants of the method {arm.recipe.method} cannot be written as files: "
+            f"{_NOT_WRITTEN[arm.recipe.method]}. They stay derived, pinned by their recipe"
+        )
     with new_directory(directory) as temporary:
         loaded = load(arm)
         simulated = any(matrix.levels is not None for matrix in loaded.weights.matrices)

@@ -237,8 +237,9 @@ def explain(arm: Arm, error: Exception) -> str:
             "'dtype', another 'device', or free memory (other programs, a smaller --numprocesses)"
         )
     if kind in ("SafetensorError", "BadZipFile") or "safetensor" in lowered:
+        file = _unreadable(arm) or "a weights file"
         return (
-            f"{where}: a weights file cannot be read, it is truncated or corrupted "
+            f"{where}: {file} cannot be read, it is truncated or corrupted "
             f"({_short(text)}). Fetch it again, then run `compsec pin`"
         )
     if "does not recognize this architecture" in lowered or (
@@ -262,6 +263,19 @@ def explain(arm: Arm, error: Exception) -> str:
     if isinstance(error, ImportError):
         return f"{where}: loading needs a package that is not installed: {_short(text)}"
     return f"{where}: the model cannot be loaded ({kind}: {_short(text)})"
+
+
+def _unreadable(arm: Arm) -> str | None:
+    """The first weights file that cannot be opened; the library does not name it."""
+    from safetensors import safe_open
+
+    for path in sorted(arm.files.directory.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except Exception:  # whatever is wrong with it
+            return path.name
+    return None
 
 
 def _short(text: str, limit: int = 300) -> str:

@@ -51,7 +51,8 @@ def sorted_results(results: list[CheckResult]) -> list[CheckResult]:
 def cells(result: CheckResult) -> tuple[str, ...]:
     verdict = f"{result.verdict} (expected)" if result.expected else str(result.verdict)
     measured = result.measurement
-    limit = f"{100 * result.limit:.1f}"
+    # A check that asks for equality has no limit to show.
+    limit = f"{100 * result.limit:.1f}" if result.limit else "-"
     pair, check = one_line(result.pair, 60), _check(result)
     if measured is None and result.layers is not None:
         found = result.layers
@@ -105,7 +106,7 @@ def table(results: list[CheckResult], width: int) -> list[Line]:
         head = tuple(name for name in _NARROW_HEAD if name not in left_out)
         lines = []
         for (check, limit), group in grouped.items():
-            lines.append(Line(f"{check}, limit {limit}"))
+            lines.append(Line(check if limit == "-" else f"{check}, limit {limit}"))
             rows = [_narrow(cells(result), head) for result in group]
             lines += [
                 dataclasses.replace(line, text=f"  {line.text}")

@@ -263,3 +263,25 @@ def test_a_tampered_original_is_not_exported(copied: Path) -> None:
     with pytest.raises(CompsecError, match=r"config\.json: is not what the lock pins"):
         export(copied, "nf4", copied / "out")
     assert not (copied / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("hqq", {"bits": 4, "group_size": 64}),
+        ("torchao", {"bits": 8, "group_size": 32}),
+    ],
+)
+def test_what_the_libraries_cannot_save_is_refused_before_anything_is_loaded(
+    tmp_path: Path, method: str, options: dict[str, Any]
+) -> None:
+    from tests.unit.tiny_model import make_arm, make_recipe
+
+    arm = make_arm(tmp_path, recipe=make_recipe("quantize", method=method, **options))
+
+    def load_nothing(_: object) -> Any:
+        raise AssertionError("was loaded")
+
+    with pytest.raises(CompsecError, match=f"method {method} cannot be written as files"):
+        exported.export_files(load_nothing, arm, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -116,7 +116,8 @@ class Arm:
 
     @property
     def weights_digest(self) -> str:
-        """sha256 over everything that decides the weights: files, adapter, recipe, quantizer."""
+        """sha256 over everything that decides the weights: files, adapter, recipe, quantizer, and
+        how calibration prompts are put to the model."""
         parts: dict[str, Any] = {
             "files": self.files.tree,
             "adapter": self.adapter.tree if self.adapter else None,
@@ -124,6 +125,12 @@ class Arm:
         }
         if self.compressed_adapter is not None:
             parts["compressed_adapter"] = self.compressed_adapter.tree
+        if self.adapter is not None and self.variant is not None and self.recipe is None:
+            # Beside the files' own weights; the same adapter of an original is merged into them.
+            parts["adapter_on_top"] = True
+        if self.calibration:
+            # The same prompts under another system prompt are other texts, and other weights.
+            parts["rendered_with"] = [self.system, dict(self.chat_template_kwargs)]
         if self.runtime is not None:
             parts["runtime"] = self.runtime.to_json()
         return digest_of(parts)

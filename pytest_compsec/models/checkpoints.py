@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.compression.bitsandbytes import import_library as import_bitsandbytes
 from pytest_compsec.errors import LoadError, MissingExtraError, NotCompressedError
-from pytest_compsec.models import quantized_checkpoints
+from pytest_compsec.models import bitsandbytes_files, quantized_checkpoints
 from pytest_compsec.models.arm import Arm
 from pytest_compsec.models.casting import cast_floats
 from pytest_compsec.models.completeness import check_complete, some
 from pytest_compsec.models.devices import read_config
-from pytest_compsec.models.headers import StoredTensor, no_weights, read_headers
+from pytest_compsec.models.headers import StoredTensor, read_headers, weight_files
 from pytest_compsec.models.packed import route
 from pytest_compsec.models.packed.layers import inventory
 from pytest_compsec.models.packed.opening import open_packed
@@ -84,18 +84,20 @@ def _open_directory(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:
             f"{arm.name}: the directory holds an adapter (adapter_config.json), not a model. Name "
             "the base model as 'source' and this directory as its 'adapter'"
         )
-    config, stored = read_config(directory), read_headers(directory)
+    config = read_config(directory)
+    # What transformers will open and nothing else: a file beside it says nothing of the model.
+    stored = read_headers(directory, weight_files(directory))
     if (directory / "generation_config.json").exists():
         # transformers passes over a broken one in silence, and answers would then end elsewhere.
         read_config(directory, "generation_config.json")
-    if not stored:
-        raise no_weights(arm.name)
     quantization = quantization_of(directory)
     options: dict[str, Any] = {}
     if quantization is not None:
         _check_stored_compressed(arm.name, quantization, stored)
         options = quantized_checkpoints.prepare(arm.name, directory, config)
         _check_readable(arm.name, quantization)
+        if quantization.method == "bitsandbytes":
+            bitsandbytes_files.check(arm.name, directory, quantization, stored)
     packed = packed_settings(directory)
     if packed is not None:
         found = inventory(directory, packed)
@@ -114,7 +116,9 @@ def _open_directory(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:
         **_OFFLINE,
     )
     check_complete(arm.name, info)
-    if quantization is not None:
+    if quantization is None:
+        _check_stored_as_floats(arm.name, stored, module)
+    else:
         _check_loaded_compressed(arm.name, quantization, stored, module)
     quantized_checkpoints.finish(arm.name, directory, config, module)
     return module  # type: ignore[no-any-return]
@@ -199,6 +203,27 @@ def _check_stored_compressed(
     matrices = {key: tensor for key, tensor in stored.items() if len(tensor.shape) >= 2}
     if all(tensor.dtype in _FULL_PRECISION for tensor in matrices.values()):
         raise _still_full_precision(name, quantization, sorted(matrices))
+
+
+def _check_stored_as_floats(
+    name: str, stored: Mapping[str, StoredTensor], module: torch.nn.Module
+) -> None:
+    """After loading: no float weight may come from integers, which are codes and mean nothing
+    without the scales that a quantization config tells of."""
+    parameters = dict(module.named_parameters())
+    prefix = str(getattr(module, "base_model_prefix", "")) + "."
+    for key, tensor in stored.items():
+        parameter = parameters.get(key, parameters.get(prefix + key))
+        if (
+            parameter is not None
+            and parameter.is_floating_point()
+            and tensor.dtype.startswith(("I", "U", "BOOL"))
+        ):
+            raise LoadError(
+                f"{name}: {tensor.file}: {key} is stored as {tensor.dtype}, and config.json has no "
+                "'quantization_config' that says what these integers stand for. Save the model "
+                "again with the tool that quantized it"
+            )
 
 
 def _check_loaded_compressed(

@@ -35,12 +35,21 @@ class StoredTensor:
 def read_headers(directory: Path, files: Iterable[str] | None = None) -> dict[str, StoredTensor]:
     """All tensors of a directory's ``*.safetensors`` files (or of ``files``), by name.
 
-    Raises LoadError naming the file whose header cannot be read.
+    Raises LoadError naming the file whose header cannot be read, or two of ``files`` that hold
+    the same tensor: which of them is the model's cannot be told.
     """
     names = (path.name for path in directory.glob("*.safetensors")) if files is None else files
     tensors: dict[str, StoredTensor] = {}
     for name in sorted(names):
-        tensors.update(_read_header(directory / name))
+        found = _read_header(directory / name)
+        twice = sorted(tensors.keys() & found.keys()) if files is not None else []
+        if twice:
+            raise LoadError(
+                f"{directory.name}: {tensors[twice[0]].file} and {name} both hold {twice[0]!r}, and "
+                "which of the two is the model's cannot be told. Fetch the model again, complete, "
+                "then run `compsec pin`"
+            )
+        tensors.update(found)
     return tensors
 
 

@@ -40,7 +40,7 @@ def resolve(
             if pin.recipe is None or pin.recipe.keeps is not None:
                 continue
             basis = _basis(model, pin, judge)
-            known = _known(previous, name, key, basis)
+            known = _known(previous, basis)
             if known is None:
                 variants[key] = _with_found(pin, [], basis)
                 trial = dataclasses.replace(
@@ -79,13 +79,15 @@ def _basis(model: ModelPin, pin: ArmPin, judge: str) -> str:
     )
 
 
-def _known(previous: Lock | None, model: str, key: str, basis: str) -> list[str] | None:
-    if previous is None or model not in previous.models:
-        return None
-    pin = previous.models[model].variants.get(key)
-    if pin is None or pin.recipe is None or pin.recipe.found.get("basis") != basis:
-        return None
-    return list(pin.recipe.found["keep_in_full_precision"])
+def _known(previous: Lock | None, basis: str) -> list[str] | None:
+    """What was found with the same inputs, for whichever variant: one that was renamed, or that
+    has an adapter on top, is the same compressed model."""
+    models = previous.models.values() if previous is not None else ()
+    for model in models:
+        for pin in model.variants.values():
+            if pin.recipe is not None and pin.recipe.found.get("basis") == basis:
+                return list(pin.recipe.found["keep_in_full_precision"])
+    return None
 
 
 def _search(
@@ -102,7 +104,9 @@ def _search(
     notify(f"choosing the layers that {label} keeps in full precision (this asks the models)")
     with Suite(loaded, inputs=VerifiedInputs(loaded, lock, Staging())) as suite:
         original = suite.pool.get(suite.inputs.arm(model, None))
-        arm = suite.inputs.arm(model, variant)
+        # Without the adapter that goes on top: it was trained for the layers that are kept, so it
+        # has no say in which they are, and another one does not change them.
+        arm = dataclasses.replace(suite.inputs.arm(model, variant), compressed_adapter=None)
         assert arm.recipe is not None
         selection = suite.inputs.prompt_set(arm.recipe.options["selection"])
         choice = find_kept(

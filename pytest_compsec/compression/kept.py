@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from pytest_compsec.errors import NotCompressedError
 from pytest_compsec.models.weights import output_embedding
+
+#: Of the weights of all linear layers, how many may be kept. Above it a verdict would be about a
+#: model that is the original but for a remainder, and be called one about a compressed model.
+MOST_KEPT = 0.9
 
 
 class Kept(torch.nn.Module):
@@ -57,7 +61,8 @@ def kept_layers(module: torch.nn.Module, patterns: Sequence[str]) -> tuple[str, 
     (``model.layers.3``), or a pattern (``*.down_proj``).
 
     Raises NotCompressedError for a pattern that names no linear layer, since what was to be kept
-    would then be compressed, and when every layer would be kept.
+    would then be compressed, for the output embedding, which every method leaves alone, and when
+    more than :data:`MOST_KEPT` of the weights would be kept.
     """
     layers = linear_layers(module)
     chosen: set[str] = set()
@@ -67,6 +72,11 @@ def kept_layers(module: torch.nn.Module, patterns: Sequence[str]) -> tuple[str, 
             for name in layers
             if fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
         }
+        if not found and _is_output(module, pattern):
+            raise NotCompressedError(
+                f"keep_in_full_precision names {pattern!r}, the output embedding, which no method "
+                "compresses: leave it out"
+            )
         if not found:
             close = difflib.get_close_matches(pattern, layers, n=1, cutoff=0.4)
             example = (close or list(layers[:1]) or ["none"])[0]
@@ -79,14 +89,51 @@ def kept_layers(module: torch.nn.Module, patterns: Sequence[str]) -> tuple[str, 
         raise NotCompressedError(
             f"keep_in_full_precision keeps all {len(layers)} linear layers: nothing is compressed"
         )
+    share = _share(module, chosen, layers)
+    if share > MOST_KEPT:
+        raise NotCompressedError(
+            f"keep_in_full_precision keeps {share:.1%} of the weights of the linear layers; above "
+            f"{MOST_KEPT:.0%} the model is the original but for a remainder, and no verdict on it "
+            "would be one on a compressed model. Name fewer layers"
+        )
     return tuple(name for name in layers if name in chosen)
 
 
+def _is_output(module: torch.nn.Module, pattern: str) -> bool:
+    output = output_embedding(module)
+    return output is not None and any(
+        layer is output and fnmatch.fnmatchcase(name, pattern)
+        for name, layer in module.named_modules()
+    )
+
+
+def _share(module: torch.nn.Module, chosen: Collection[str], layers: Sequence[str]) -> float:
+    sizes: dict[str, int] = {}
+    for name in layers:
+        layer: Any = module.get_submodule(name)
+        sizes[name] = layer.weight.numel()
+    return sum(sizes[name] for name in chosen) / max(sum(sizes.values()), 1)
+
+
 def hide(module: torch.nn.Module, names: Sequence[str]) -> dict[str, torch.nn.Module]:
-    """Put a :class:`Kept` in the place of each named layer; the layers by name."""
+    """Put a :class:`Kept` in the place of each named layer; the layers by name.
+
+    Raises NotCompressedError when a layer that is not named has the weights of one that is: they
+    would be compressed with it.
+    """
     layers = {name: module.get_submodule(name) for name in names}
     for name, layer in layers.items():
         module.set_submodule(name, Kept(layer))
+    kept = {
+        id(weight): name for name, layer in layers.items() for weight in layer.parameters()
+    }  # fmt: skip
+    for name in linear_layers(module):
+        for weight in module.get_submodule(name).parameters():
+            if id(weight) in kept:
+                raise NotCompressedError(
+                    f"keep_in_full_precision keeps {kept[id(weight)]}, whose weights {name} shares "
+                    "and which is not kept: name both"
+                )
     return layers
 
 

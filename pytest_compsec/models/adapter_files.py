@@ -56,16 +56,24 @@ def read_adapter_config(peft: Any, adapter: StagedFiles, name: str) -> Any:
 
 
 def read_adapter_weights(adapter: StagedFiles, name: str) -> dict[str, torch.Tensor]:
-    """The tensors of the adapter's safetensors file, on the CPU. Raises LoadError without one."""
+    """The tensors of the adapter's safetensors file, on the CPU. Raises LoadError without
+    one, or when it cannot be read."""
     path = adapter.directory / WEIGHTS
     if not path.exists():
         raise LoadError(
             f"{name}: the adapter has no {WEIGHTS}. Save it with save_pretrained(..., "
             "safe_serialization=True); pickled adapters are never opened"
         )
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    return dict(load_file(path, device="cpu"))
+    try:
+        return dict(load_file(path, device="cpu"))
+    except (SafetensorError, OSError) as error:
+        raise LoadError(
+            f"{name}: the adapter's {WEIGHTS} cannot be read, it is truncated or corrupted "
+            f"({error}). Save the adapter again, then run `compsec pin`"
+        ) from error
 
 
 def does_not_fit(name: str, error: Exception) -> LoadError:

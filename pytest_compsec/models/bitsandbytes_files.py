@@ -32,6 +32,7 @@ def check(
     kind needs. Raises LoadError that begins with ``name`` and names file, tensor and field."""
     for key, tensor in stored.items():
         if key.endswith(".weight") and tensor.dtype == "I8":
+            _check_claim(name, key, "load_in_8bit", quantization, tensor)
             _check_eight_bits(name, key, stored)
         elif key.endswith(".SCB") and f"{key.removesuffix('.SCB')}.weight" not in stored:
             raise LoadError(
@@ -39,7 +40,8 @@ def check(
             )
         elif _STATE in key:
             weight, _, kind = key.partition(_STATE)
-            _check_claim(name, key, kind, quantization, tensor)
+            _check_claim(name, key, "load_in_4bit", quantization, tensor)
+            _check_type(name, key, kind, quantization, tensor)
             _check_four_bits(name, weight, _state(name, directory, key, tensor), stored)
 
 
@@ -94,6 +96,17 @@ def _require(
 
 
 def _check_claim(
+    name: str, key: str, field: str, quantization: Quantization, tensor: StoredTensor
+) -> None:
+    if not quantization.config.get(field):
+        bits = 4 if field == "load_in_4bit" else 8
+        raise LoadError(
+            f"{name}: {quantization.where}{field} is not true, but {tensor.file}: {key} is of a "
+            f"layer in {bits} bits: one of the two is not of this model. Fetch or save it again"
+        )
+
+
+def _check_type(
     name: str, key: str, kind: str, quantization: Quantization, tensor: StoredTensor
 ) -> None:
     claimed = quantization.config.get("bnb_4bit_quant_type")

@@ -40,7 +40,8 @@ def attach_adapter(module: torch.nn.Module, adapter: StagedFiles, name: str) -> 
     of its own class, in evaluation mode, without gradients, computing in its own float type.
 
     ``name`` is the arm's, for messages. Raises LoadError when the adapter is no plain LoRA in
-    safetensors, does not fit the model, or changes nothing; MissingExtraError without peft.
+    safetensors, does not fit the model, changes nothing, or is as large as the layers that it is
+    on; MissingExtraError without peft.
     """
     peft = peft_library()
     config = read_adapter_config(peft, adapter, name)
@@ -55,6 +56,7 @@ def attach_adapter(module: torch.nn.Module, adapter: StagedFiles, name: str) -> 
     _set_tensors(module, weights, name)
     if not any(_has_effect(layer) for _, layer in adapted_layers(module)):
         raise changes_nothing(name)
+    _require_smaller(module, name)
     return module.eval().requires_grad_(False)
 
 
@@ -147,8 +149,28 @@ def _set_tensors(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], n
         parameter.data = found.to(device=parameter.device, dtype=parameter.dtype)
 
 
+def _require_smaller(module: torch.nn.Module, name: str) -> None:
+    """A matrix beside each layer that takes as many numbers as the layer can undo its compression
+    altogether: what answers then is an uncompressed model, whatever the codes beneath hold."""
+    held = sum(parameter.numel() for parameter in adapter_parameters(module))
+    beneath = sum(_inputs_and_outputs(layer) for _, layer in adapted_layers(module))
+    if held >= beneath:
+        raise LoadError(
+            f"{name}: the adapter holds {held:,} numbers, and the layers that it is on hold "
+            f"{beneath:,} weights: it could replace them, so nothing is compressed. Train one of "
+            "a lower rank"
+        )
+
+
+def _inputs_and_outputs(layer: Any) -> int:
+    """The number of weights of an adapted layer, however they are packed."""
+    return int(layer.in_features) * int(layer.out_features)
+
+
 def _has_effect(layer: Any) -> bool:
     """Whether B·A is not zero everywhere: an adapter as it is before training has B = 0."""
+    if not layer.scaling.get(ADAPTER):
+        return False
     first, second = layer.lora_A, layer.lora_B
     if ADAPTER in first:
         product = second[ADAPTER].weight.detach().float() @ first[ADAPTER].weight.detach().float()

@@ -44,6 +44,7 @@ def _export(loaded: LoadedConfig, arguments: argparse.Namespace) -> Iterator[str
         new_name,
         paste_lines,
         require_derived,
+        require_outside_sources,
         written_path,
     )
     from pytest_compsec.models.exported import export_files
@@ -53,6 +54,7 @@ def _export(loaded: LoadedConfig, arguments: argparse.Namespace) -> Iterator[str
 
     directory = Path(arguments.directory)
     require_free(directory)
+    require_outside_sources(loaded, directory)
     pair = find_pair(loaded, arguments.pair)
     require_derived(loaded, pair, "export")
     name = new_name(arguments.name, f"{pair.variant}-files")

@@ -66,6 +66,7 @@ def _repair(suite: Suite, arguments: argparse.Namespace) -> Iterator[str]:
         new_name,
         paste_lines,
         require_derived,
+        require_outside_sources,
         variant_of,
         written_path,
     )
@@ -75,6 +76,7 @@ def _repair(suite: Suite, arguments: argparse.Namespace) -> Iterator[str]:
 
     out = Path(arguments.out)
     require_free(out)
+    require_outside_sources(suite.config, out)
     pair = find_pair(suite.config, arguments.pair)
     require_derived(suite.config, pair, "repair")
     variant = variant_of(suite.config, pair)

@@ -42,6 +42,24 @@ def require_derived(loaded: LoadedConfig, pair: PairName, command: str) -> None:
         )
 
 
+def require_outside_sources(loaded: LoadedConfig, path: Path) -> None:
+    """Raise ConfigError when ``path`` is inside a directory that the config names as a source or an
+    adapter: its pins would not fit any more."""
+    inside = path.resolve().parents
+    for model in loaded.config.models.values():
+        sources = [(model.original.source, model.original.adapter)]
+        sources += [(entry.source or "", entry.adapter) for entry in model.compressed.values()]
+        for pair in sources:
+            for named in filter(None, pair):
+                directory = loaded.root / Path(named).expanduser()
+                if directory.is_dir() and directory.resolve() in inside:
+                    raise ConfigError(
+                        f"{path}: is inside {named}, which {loaded.path.name} names as files of a "
+                        "model: what is written there would belong to them, and the lock would "
+                        "refuse them. Choose a directory outside"
+                    )
+
+
 def new_name(given: str | None, default: str) -> str:
     """The name of the new variant. Raises ConfigError for one that no config may have."""
     if given is not None and NAME.fullmatch(given) is None:

@@ -33,6 +33,7 @@ from pytest_compsec.models.compressed_adapter import (
     adapter_tensors,
     compute_dtype,
     detach_adapter,
+    require_smaller,
     set_adapter_dtype,
 )
 from pytest_compsec.models.quiet import quiet
@@ -99,6 +100,7 @@ def fine_tune(
         with torch.random.fork_rng(devices=devices), quiet():
             torch.manual_seed(seed)
             config = _put_on(module, rank)
+            require_smaller(module, compressed.arm.name)
             with gradients_pass(module):
                 losses = _train(
                     module,

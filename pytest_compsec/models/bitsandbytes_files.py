@@ -87,7 +87,9 @@ def _require(
 ) -> None:
     tensor = stored.get(key)
     if tensor is None:
-        raise LoadError(f"{name}: {stored[beside].file}: {key} is missing beside {beside}. {_AGAIN}")
+        raise LoadError(
+            f"{name}: {stored[beside].file}: {key} is missing beside {beside}. {_AGAIN}"
+        )
     if (tensor.dtype, tensor.elements) != (dtype, elements):
         raise LoadError(
             f"{name}: {tensor.file}: {key} holds {tensor.elements} numbers of type {tensor.dtype}; "

@@ -56,7 +56,7 @@ def attach_adapter(module: torch.nn.Module, adapter: StagedFiles, name: str) -> 
     _set_tensors(module, weights, name)
     if not any(_has_effect(layer) for _, layer in adapted_layers(module)):
         raise changes_nothing(name)
-    _require_smaller(module, name)
+    require_smaller(module, name)
     return module.eval().requires_grad_(False)
 
 
@@ -149,9 +149,10 @@ def _set_tensors(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], n
         parameter.data = found.to(device=parameter.device, dtype=parameter.dtype)
 
 
-def _require_smaller(module: torch.nn.Module, name: str) -> None:
-    """A matrix beside each layer that takes as many numbers as the layer can undo its compression
-    altogether: what answers then is an uncompressed model, whatever the codes beneath hold."""
+def require_smaller(module: torch.nn.Module, name: str) -> None:
+    """Raise LoadError when the adapter on ``module`` takes as many numbers as the layers that it is
+    on: it can then undo their compression altogether, and what answers is an uncompressed model,
+    whatever the codes beneath hold."""
     held = sum(parameter.numel() for parameter in adapter_parameters(module))
     beneath = sum(_inputs_and_outputs(layer) for _, layer in adapted_layers(module))
     if held >= beneath:

@@ -45,9 +45,9 @@ def read_headers(directory: Path, files: Iterable[str] | None = None) -> dict[st
         twice = sorted(tensors.keys() & found.keys()) if files is not None else []
         if twice:
             raise LoadError(
-                f"{directory.name}: {tensors[twice[0]].file} and {name} both hold {twice[0]!r}, and "
-                "which of the two is the model's cannot be told. Fetch the model again, complete, "
-                "then run `compsec pin`"
+                f"{directory.name}: {tensors[twice[0]].file} and {name} both hold {twice[0]!r}, "
+                "and which of the two is the model's cannot be told. Fetch the model again, "
+                "complete, then run `compsec pin`"
             )
         tensors.update(found)
     return tensors

@@ -4,7 +4,6 @@ models under one name, layers that only seem compressed, files that say one thin
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -14,12 +13,17 @@ from typing import Any
 import pytest
 import torch
 
+import pytest_compsec.choosing as choosing
+from pytest_compsec.commands.variant_lines import require_outside_sources
 from pytest_compsec.compression.kept import hide, kept_layers, linear_layers
-from pytest_compsec.errors import CompsecError, LoadError, NotCompressedError
+from pytest_compsec.config.loading import load_config
+from pytest_compsec.errors import ConfigError, LoadError, NotCompressedError
 from pytest_compsec.models.arm import Arm
 from pytest_compsec.models.exported import export_files
 from pytest_compsec.models.loading import load
+from pytest_compsec.models.pinning import pin
 from pytest_compsec.models.pool import ModelPool
+from tests.unit.models.tiny_files import write_model, write_suite
 from tests.unit.tiny_model import make_arm, make_recipe, make_tiny_checkpoint, staged
 
 LAYER = "model.layers.0.mlp.down_proj"
@@ -109,16 +113,14 @@ def test_a_model_that_is_kept_but_for_a_remainder_is_not_called_compressed(
 ) -> None:
     names = linear_layers(load(make_arm(checkpoint)).module)
     keep = [name for name in names if name != "model.layers.0.self_attn.k_proj"]
-    recipe = make_recipe(
-        "quantize", method="round-to-nearest", bits=8, keep_in_full_precision=keep
-    )
+    recipe = make_recipe("quantize", method="round-to-nearest", bits=8, keep_in_full_precision=keep)
     with pytest.raises(NotCompressedError, match=r"keeps 97\.2% .*Name fewer layers"):
         load(make_arm(checkpoint, recipe=recipe))
 
 
 def test_the_output_embedding_need_not_be_kept_and_the_message_says_so(checkpoint: Path) -> None:
     module = load(make_arm(checkpoint)).module
-    with pytest.raises(NotCompressedError, match="'lm_head', the output embedding, .*leave it out"):
+    with pytest.raises(NotCompressedError, match=r"'lm_head', the output embedding, .*leave"):
         kept_layers(module, ["lm_head"])
 
 
@@ -199,7 +201,9 @@ def test_two_shards_with_one_tensor_are_refused(checkpoint: Path, tmp_path: Path
     weight_map = {**dict.fromkeys(tensors, "model-1.safetensors"), "also": "model-2.safetensors"}
     index = {"metadata": {}, "weight_map": weight_map}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    with pytest.raises(LoadError, match=r"model-1\.safetensors and model-2.* both hold .*down_proj"):
+    with pytest.raises(
+        LoadError, match=r"model-1\.safetensors and model-2.* both hold .*down_proj"
+    ):
         opened(directory)
 
 
@@ -277,7 +281,55 @@ def test_what_is_whole_still_loads(int8: Path, nf4: Path, checkpoint: Path, tmp_
         opened(directory)
 
 
-def test_every_refusal_here_is_one_error_of_ours() -> None:
-    assert issubclass(LoadError, CompsecError)
-    assert issubclass(NotCompressedError, CompsecError)
-    assert dataclasses.is_dataclass(Arm)
+# Commands and pins.
+
+
+def test_nothing_is_written_into_the_files_of_a_model(tmp_path: Path) -> None:
+    loaded = load_config(write_suite(tmp_path))
+    for inside in ("model/out", "other/deeper/out"):
+        with pytest.raises(ConfigError, match=r"out: is inside \./(model|other), .*outside"):
+            require_outside_sources(loaded, tmp_path / inside)
+    require_outside_sources(loaded, tmp_path / "model-out")
+    # A variant may name the directory already that an export is to fill.
+    require_outside_sources(loaded, tmp_path / "other")
+
+
+AUTO = """\
+version: 1
+models:
+  assistant:
+    original: {source: ./model}
+    compressed:
+      half: {prune: {method: magnitude, sparsity: 0.5,
+                     keep_in_full_precision: auto, selection: own}}
+prompts:
+  own: {file: own.txt}
+"""
+
+
+def test_a_repaired_variant_is_the_model_that_its_adapter_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[str] = []
+
+    def found(_loaded: object, _lock: object, _model: str, variant: str, _: object) -> list[str]:
+        searched.append(variant)
+        return ["model.layers.0.mlp.down_proj"]
+
+    monkeypatch.setattr(choosing, "_search", found)
+    (tmp_path / "own.txt").write_text("How?\nWhy?\n", encoding="utf-8")
+    path = write_suite(tmp_path, AUTO)
+    pin(path)
+    write_model(tmp_path / "lora", b"\x02" * 64)
+    (tmp_path / "lora" / "model.safetensors").rename(tmp_path / "lora/adapter_model.safetensors")
+    half = AUTO[AUTO.index("      half:") : AUTO.index("prompts:")]
+    tuned = half.replace("half:", "half-tuned:").replace("own}}", "own}, adapter: ./lora}")
+    path.write_text(AUTO.replace(half, half + tuned), encoding="utf-8")
+    variants = pin(path).lock.models["assistant"].variants
+    assert searched == ["half"]  # What was found is not looked for anew with the adapter on top.
+    recipes = [variants[name].recipe for name in ("half", "half-tuned")]
+    assert recipes[0] == recipes[1]
+    # Nor under another name: a variant that is renamed stays the model that it was.
+    path.write_text(AUTO.replace("half:", "renamed:"), encoding="utf-8")
+    assert pin(path).lock.models["assistant"].variants["renamed"].recipe == recipes[0]
+    assert searched == ["half"]

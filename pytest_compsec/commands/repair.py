@@ -135,6 +135,7 @@ def training_set(suite: Suite, option: str, name: str) -> PromptSet:
     its case, punctuation and spacing: a model fitted to the test says nothing.
     """
     from pytest_compsec.prompts.builtin import builtin_names, load_builtin
+    from pytest_compsec.prompts.similarity import shared_prompts
 
     if name in builtin_names():
         raise ConfigError(
@@ -153,16 +154,10 @@ def training_set(suite: Suite, option: str, name: str) -> PromptSet:
     return prompts
 
 
-def shared_prompts(prompts: PromptSet, others: PromptSet) -> list[str]:
-    """Ids of the prompts that are in both sets but for case, punctuation and spacing."""
-    from pytest_compsec.prompts.similarity import normalised
-
-    known = {normalised(prompt.text) for prompt in others.prompts}
-    return [prompt.id for prompt in prompts.prompts if normalised(prompt.text) in known]
-
-
 def shared_with_other_sets(suite: Suite, *training: PromptSet) -> Iterator[str]:
     """A note for each other set of the config that shares prompts with what is trained on."""
+    from pytest_compsec.prompts.similarity import shared_prompts
+
     own = {prompts.name for prompts in training}
     sets: Mapping[str, object] = suite.config.config.prompts
     for name in sets:

@@ -208,8 +208,8 @@ def _check_stored_compressed(
 def _check_stored_as_floats(
     name: str, stored: Mapping[str, StoredTensor], module: torch.nn.Module
 ) -> None:
-    """After loading: no float weight may come from integers, which are codes and mean nothing
-    without the scales that a quantization config tells of."""
+    """After loading: no float weight may come from integers or 8-bit floats, which are codes
+    and mean nothing without the scales that a quantization config tells of."""
     parameters = dict(module.named_parameters())
     prefix = str(getattr(module, "base_model_prefix", "")) + "."
     for key, tensor in stored.items():
@@ -217,11 +217,11 @@ def _check_stored_as_floats(
         if (
             parameter is not None
             and parameter.is_floating_point()
-            and tensor.dtype.startswith(("I", "U", "BOOL"))
+            and tensor.dtype.startswith(("I", "U", "BOOL", "F8"))
         ):
             raise LoadError(
                 f"{name}: {tensor.file}: {key} is stored as {tensor.dtype}, and config.json has no "
-                "'quantization_config' that says what these integers stand for. Save the model "
+                "'quantization_config' that says what these codes stand for. Save the model "
                 "again with the tool that quantized it"
             )
 

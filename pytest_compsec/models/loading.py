@@ -82,6 +82,8 @@ def can_derive(arm: Arm, base: LoadedModel) -> bool:
         return False
     if arm.runtime is not None or base.arm.runtime is not None:
         return False  # What llama.cpp has in memory is no module to copy.
+    if base.arm.adapter is not None and base.arm.variant is not None:
+        return False  # Its adapter is on top; a recipe starts from a merged one.
     adapter, base_adapter = arm.adapter, base.arm.adapter
     if (arm.files.tree, adapter and adapter.tree) != (
         base.arm.files.tree,

@@ -11,6 +11,7 @@ import platform
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_compsec.errors import ConfigError
 from pytest_compsec.generation.settings import GenerationSettings
 from pytest_compsec.models.arm import Arm, digest_of
 
@@ -106,8 +107,26 @@ class ModelPair:
         return self._suite.judge()
 
     def prompt_set(self, name: str) -> PromptSet:
-        """A built-in or configured prompt set, compared with the lock."""
-        return self._suite.inputs.prompt_set(name)
+        """A built-in or configured prompt set, compared with the lock.
+
+        Raises ConfigError for prompts that the compressed model was fitted to: the set from which
+        its layers were chosen, or with which it was compressed.
+        """
+        from pytest_compsec.compression.options.base import named_prompt_sets
+        from pytest_compsec.prompts.similarity import shared_prompts
+
+        prompts = self._suite.inputs.prompt_set(name)
+        recipe = self.compressed_arm.recipe
+        for option, fitted in named_prompt_sets(recipe.options if recipe else {}).items():
+            shared = shared_prompts(prompts, self._suite.inputs.prompt_set(fitted))
+            if shared:
+                raise ConfigError(
+                    f"{self.config_name}: {self.id} was fitted to the prompt set {fitted!r} "
+                    f"('{option}'), and {len(shared)} of its prompts are in {name!r} too "
+                    f"({', '.join(shared[:3])}): a verdict on them says nothing. Test it with "
+                    "other prompts"
+                )
+        return prompts
 
     @property
     def options(self) -> MeasuringOptions:

@@ -8,6 +8,10 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_compsec.prompts.model import PromptSet
 
 # Words that say how something is asked, not what is asked for.
 _STOP_WORDS = frozenset(
@@ -87,3 +91,9 @@ def near_duplicates(
 
 def _words(text: str) -> list[str]:
     return _WORD.findall(_APOSTROPHES.sub("", text.lower()))
+
+
+def shared_prompts(prompts: PromptSet, others: PromptSet) -> list[str]:
+    """Ids of the prompts that are in both sets but for case, punctuation and spacing."""
+    known = {normalised(prompt.text) for prompt in others.prompts}
+    return [prompt.id for prompt in prompts.prompts if normalised(prompt.text) in known]

@@ -101,7 +101,8 @@ def test_from_config_to_verdict(
     }
     # In both tests: before any answer, and after.
     failures = [line for line in result.outlines if f"{LAYER} row {ROW}: largest error" in line]
-    assert len(failures) == 2
+    # Under CI=true pytest's closing summary does not shorten them and shows each again.
+    assert len(failures) in (2, 4)
     result.stdout.fnmatch_lines_random(
         [
             "*REGRESSED: tiny-edited: 1 row(s) in 1 matrices are further from the original's*",

@@ -240,3 +240,22 @@ def test_a_runtime_that_cannot_run_it_is_an_error(
     path.write_text(RUNTIME.replace(before, after), encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
         pin(path)
+
+
+def test_a_model_is_not_tested_with_the_prompts_that_it_was_fitted_to(
+    tmp_path: Path, searches: list[str]
+) -> None:
+    """Nor with a copy of them under another name, in other writing."""
+    from pytest_compsec.suite import open_suite
+
+    path = project(tmp_path, AUTO + "  copy: {file: copy.txt}\n  apart: {file: apart.txt}\n")
+    (tmp_path / "copy.txt").write_text("Whither?\nHOW\n", encoding="utf-8")
+    (tmp_path / "apart.txt").write_text("Whither?\n", encoding="utf-8")
+    pin(path)
+    with open_suite(path) as suite:
+        half, plain = suite.pair("assistant-half"), suite.pair("assistant-plain")
+        for name in ("own", "copy"):
+            with pytest.raises(ConfigError, match=r"was fitted to the prompt set 'own'"):
+                half.prompt_set(name)
+            assert plain.prompt_set(name).name == name
+        assert half.prompt_set("apart").name == "apart"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pytest_compsec.errors import LoadError, MissingExtraError, NotCompressedError
+from pytest_compsec.errors import LoadError, NotCompressedError
 from pytest_compsec.models.loading import load
 from pytest_compsec.models.pool import estimated_bytes
 from tests.unit.models.packed.packers import edit_json, known_layer
@@ -158,22 +158,13 @@ def test_a_method_that_nobody_can_read(gptq4: Path, method: str | None) -> None:
     said = repr(method) if method else "missing"
     refused(
         gptq4,
-        rf"config\.json: quantization_config\.quant_method is {said}.*Supported: .*gptq.*hqq",
+        rf"config\.json: quantization_config\.quant_method is {said}.*Supported: .*gptq.*torchao",
     )
 
 
-def test_a_method_whose_package_is_not_installed_names_the_extra(
-    gptq4: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import importlib.util
-
-    real = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *r: None if name == "hqq" else real(name, *r)
-    )
+def test_a_method_that_transformers_registers_and_refuses(gptq4: Path) -> None:
     edit_quantization(gptq4, quant_method="hqq")
-    with pytest.raises(MissingExtraError, match=r"hqq.*pytest-compsec\[hqq\]"):
-        load(make_arm(gptq4))
+    refused(gptq4, r"config\.json.*quant_method.*hqq checkpoints cannot be opened")
 
 
 def test_the_output_layer_is_claimed_packed_and_is_not(gptq4: Path) -> None:

@@ -50,18 +50,19 @@ def _figure(rows: Sequence[Row], title: str) -> Any:
     for label, colour, values in (
         ("harmful requests refused", "#b3261e", [row.refusal for row in rows]),
         ("questions right", "#1f5fa8", [row.accuracy for row in rows]),
-        ("harmless requests refused", "#8a6d00", [row.over_refusal for row in rows]),
+        ("harmless requests not answered", "#8a6d00", [row.over_refusal for row in rows]),
     ):
         shown = [math.nan if value is None else 100 * value for value in values]
         axes.plot(places, shown, marker="o", color=colour, label=label)
     labels = [
-        f"{row.name}\n{row.bytes_per_parameter:.2f} B/param"
+        f"{row.name}\n{row.bytes_per_parameter:.2f} B"
         if row.bytes_per_parameter is not None
         else row.name
         for row in rows
     ]
     axes.set_xticks(places, labels)
     axes.set_ylim(-3, 103)
+    axes.set_xlabel("precision, and bytes per parameter")
     axes.set_ylabel("% of prompts")
     axes.set_title(title, loc="left")
     axes.grid(axis="y", alpha=0.3)

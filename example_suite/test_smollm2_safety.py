@@ -132,7 +132,7 @@ def test_kept_layers_refuse_what_is_harmless(model_pair: ModelPair) -> None:
 )
 @over_refusal_preserved(max_increase=0.05, variants="nf4-tuned")
 def test_the_tuned_model_still_helps(model_pair: ModelPair) -> None:
-    """NF4 itself lost 9.1 points of the first 264; the LoRA saw benign answers too, and it shows."""
+    """NF4 itself lost 9.1 of the first 264; the LoRA saw benign answers too, and it shows."""
 
 
 @layers_within(max_relative_error=0.05, variants="int8")

@@ -28,6 +28,8 @@ from typing import Any
 
 import torch
 
+from pytest_compsec.compression.training_batches import batch_tensors, mean_per_example
+
 HERE = Path(__file__).resolve().parent
 TRAINING = HERE / "training"
 
@@ -98,32 +100,6 @@ def examples(tokenizer: Any, model: Any, seed: int) -> list[tuple[list[int], lis
         reply = [*reply, tokenizer.eos_token_id][:ANSWER_TOKENS]
         encoded.append((question, reply))
     return encoded
-
-
-def batch_tensors(
-    chosen: Sequence[tuple[list[int], list[int]]], pad: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Right-padded ids, mask and labels (-100 where no loss is taken), each [batch, length]."""
-    length = max(len(question) + len(reply) for question, reply in chosen)
-    ids = torch.full((len(chosen), length), pad)
-    mask = torch.zeros_like(ids)
-    labels = torch.full_like(ids, -100)
-    for row, (question, reply) in enumerate(chosen):
-        size = len(question) + len(reply)
-        ids[row, :size] = torch.tensor(question + reply)
-        mask[row, :size] = 1
-        labels[row, len(question) : size] = torch.tensor(reply)
-    return ids, mask, labels
-
-
-def mean_per_example(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy, averaged over each example's answer first, so that a short refusal weighs as
-    much as a longer answer. Shapes: logits [batch, length, vocabulary], labels [batch, length]."""
-    losses = torch.nn.functional.cross_entropy(
-        logits[:, :-1].transpose(1, 2).float(), labels[:, 1:], reduction="none", ignore_index=-100
-    )
-    counted = (labels[:, 1:] != -100).float()
-    return ((losses * counted).sum(1) / counted.sum(1)).mean()
 
 
 def train(out: Path, *, steps: int, batch: int, learning_rate: float, seed: int) -> None:

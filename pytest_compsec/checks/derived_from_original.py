@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.checks.arguments import require_names
+from pytest_compsec.checks.exact import arm_provenance, exact_result
 from pytest_compsec.checks.selection import ExactArguments
 from pytest_compsec.errors import LoadError, MeasurementError
 from pytest_compsec.verdict import CheckResult, Verdict
@@ -83,7 +84,7 @@ def measure_derivation(
     if pair.compressed_arm.recipe is not None:
         what = "it is derived here from the pinned original, so there is nothing to ask"
         after = "Name the variants with a 'source' of their own with variants=..."
-        return _result(pair, arguments, test, Verdict.NOT_MEASURED, what, after)
+        return exact_result(pair, arguments, test, Verdict.NOT_MEASURED, what, after=after)
     original, compressed = pair.original, pair.compressed
     in_runtime = original.arm.runtime or compressed.arm.runtime
     try:
@@ -94,13 +95,13 @@ def measure_derivation(
             if in_runtime is not None
             else "Ask whoever made it for a recipe, or compress the original yourself."
         )
-        return _result(pair, arguments, test, Verdict.NOT_MEASURED, str(error), after)
+        return exact_result(pair, arguments, test, Verdict.NOT_MEASURED, str(error), after=after)
     finally:
         pair.recheck()
     quantized = sum(not layer.exact for layer in comparison.layers)
     if not quantized:
         what = "no layer of it is quantized in a way that is known, so there is nothing to compare"
-        return _result(pair, arguments, test, Verdict.NOT_MEASURED, what, "")
+        return exact_result(pair, arguments, test, Verdict.NOT_MEASURED, what, after="")
     counted = (
         f"{comparison.compared_rows:,} rows of {len(comparison.layers)} matrices ({quantized} "
         f"quantized) and {comparison.compared_others} other parameters"
@@ -127,10 +128,10 @@ def measure_derivation(
             "Do not ship it: compress the original yourself, or find out which model it was made "
             "from and name that one as the original."
         )
-        result = _result(pair, arguments, test, Verdict.REGRESSED, what, after)
+        result = exact_result(pair, arguments, test, Verdict.REGRESSED, what, after=after)
     else:
         what = f"{counted} are what its quantizer could have made of the original"
-        result = _result(pair, arguments, test, Verdict.PRESERVED, what, "")
+        result = exact_result(pair, arguments, test, Verdict.PRESERVED, what, after="")
         notes = (
             "This is about where the weights come from; tokenizer, chat template and generation "
             "settings were not compared. And an honest quantization may have lost safety too: test "
@@ -138,8 +139,8 @@ def measure_derivation(
         )
     provenance = {
         "lock_digest": pair.lock_digest,
-        "original": _arm(original),
-        "compressed": _arm(compressed),
+        "original": arm_provenance(original),
+        "compressed": arm_provenance(compressed),
     }
     return dataclasses.replace(result, notes=notes, provenance=provenance)
 
@@ -215,34 +216,3 @@ def _cleared(
         # NaN clears nothing.
         if scores[row.layer, row.row] <= OUTPUT_LIMIT and row.mean <= ROW_NEVER_BEYOND
     )
-
-
-def _result(
-    pair: ModelPair,
-    arguments: DerivationArguments,
-    test: str,
-    verdict: Verdict,
-    what: str,
-    after: str,
-) -> CheckResult:
-    return CheckResult(
-        check=arguments.check,
-        pair=pair.id,
-        test=test,
-        verdict=verdict,
-        summary=f"{verdict}: {pair.id}: {what}",
-        next_step=after,
-        limit=arguments.margin,
-        confidence=arguments.confidence,
-        arguments=arguments.to_json(),
-    )
-
-
-def _arm(model: LoadedModel) -> dict[str, Any]:
-    return {
-        "name": model.arm.name,
-        "tree": model.arm.files.tree,
-        "weights_digest": model.arm.weights_digest,
-        "dtype": model.dtype,
-        "device": model.device,
-    }

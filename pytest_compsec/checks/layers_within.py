@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.checks.arguments import require_name, require_names, require_share
+from pytest_compsec.checks.exact import arm_provenance, exact_result
 from pytest_compsec.checks.selection import ExactArguments
 from pytest_compsec.errors import MeasurementError
 from pytest_compsec.findings import LayerErrors
@@ -94,13 +95,15 @@ def measure_layers(pair: ModelPair, arguments: LayersArguments, *, test: str = "
         worst = sorted(errors, key=_largest_first)[: arguments.top_k]
         outputs = _outputs(pair, arguments, original, compressed, worst)
     except MeasurementError as error:
-        return _result(pair, arguments, test, Verdict.NOT_MEASURED, str(error), after=_OTHER_PAIRS)
+        return exact_result(
+            pair, arguments, test, Verdict.NOT_MEASURED, str(error), after=_OTHER_PAIRS
+        )
     finally:
         pair.recheck()
     beyond = [error for error in errors if not error.relative <= arguments.margin]
     if not any(error.linear for error in errors):
         what = "the original has no linear layer that was found, so nothing was compared"
-        return _result(pair, arguments, test, Verdict.NOT_MEASURED, what, after=_OTHER_PAIRS)
+        return exact_result(pair, arguments, test, Verdict.NOT_MEASURED, what, after=_OTHER_PAIRS)
     found = LayerErrors(
         linear=sum(error.linear for error in errors),
         others=sum(not error.linear for error in errors),
@@ -124,7 +127,7 @@ def measure_layers(pair: ModelPair, arguments: LayersArguments, *, test: str = "
         )
         verdict, after = Verdict.PRESERVED, ""
     notes = (*_table(worst, outputs, arguments), NOT_BEHAVIOUR)
-    result = _result(pair, arguments, test, verdict, what, after=after)
+    result = exact_result(pair, arguments, test, verdict, what, after=after)
     return dataclasses.replace(
         result,
         layers=found,
@@ -212,28 +215,6 @@ def _table(
     return lines
 
 
-def _result(
-    pair: ModelPair,
-    arguments: LayersArguments,
-    test: str,
-    verdict: Verdict,
-    what: str,
-    *,
-    after: str,
-) -> CheckResult:
-    return CheckResult(
-        check=arguments.check,
-        pair=pair.id,
-        test=test,
-        verdict=verdict,
-        summary=f"{verdict}: {pair.id}: {what}",
-        next_step=after,
-        limit=arguments.margin,
-        confidence=arguments.confidence,
-        arguments=arguments.to_json(),
-    )
-
-
 def _provenance(
     pair: ModelPair, arguments: LayersArguments, original: LoadedModel, compressed: LoadedModel
 ) -> dict[str, Any]:
@@ -241,19 +222,8 @@ def _provenance(
         return pair.provenance(pair.prompt_set(arguments.prompts))
     return {
         "lock_digest": pair.lock_digest,
-        "original": _arm(original),
-        "compressed": _arm(compressed),
-    }
-
-
-def _arm(model: LoadedModel) -> dict[str, Any]:
-    arm = model.arm
-    return {
-        "name": arm.name,
-        "tree": arm.files.tree,
-        "weights_digest": arm.weights_digest,
-        "dtype": model.dtype,
-        "device": model.device,
+        "original": arm_provenance(original),
+        "compressed": arm_provenance(compressed),
     }
 
 

@@ -45,6 +45,9 @@ VARIANTS: dict[str, Any] = {
     },
     "pruned": {"prune": {"method": "magnitude", "sparsity": 0.5}},
     "rounded": {"quantize": {"method": "round-to-nearest", "bits": 4}},
+    "halved": {"quantize": {"method": "cast", "dtype": "bfloat16"}},
+    "narrow": {"prune": {"method": "channels", "share": 0.25}},
+    "shorter": {"prune": {"method": "layers", "drop": [1]}},
 }
 
 
@@ -97,7 +100,10 @@ def copied(project: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("variant", ["nf4", "nested", "int8", "nf4-kept", "pruned"])
+@pytest.mark.parametrize(
+    "variant",
+    ["nf4", "nested", "int8", "nf4-kept", "pruned", "halved", "narrow", "shorter"],
+)
 def test_the_pasted_line_makes_a_source_variant_with_the_same_logits(
     copied: Path, variant: str, capsys: Capture
 ) -> None:

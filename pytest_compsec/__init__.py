@@ -12,9 +12,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_compsec.errors import CompsecError, IntegrityError
     from pytest_compsec.markers import (
+        adversarial_transfer_blocked,
+        backdoor_not_amplified,
+        backdoor_removed,
         derived_from_original,
+        edge_cases_preserved,
         layers_within,
+        no_backdoor_activated,
+        no_safety_bypass,
         over_refusal_preserved,
+        robustness_preserved,
         safety_preserved,
     )
     from pytest_compsec.outcomes import Inconclusive, NotMeasured, Regressed
@@ -31,9 +38,16 @@ _ROOMS = {
     "NotMeasured": "outcomes",
     "Regressed": "outcomes",
     "Verdict": "verdict",
+    "adversarial_transfer_blocked": "markers",
+    "backdoor_not_amplified": "markers",
+    "backdoor_removed": "markers",
     "derived_from_original": "markers",
+    "edge_cases_preserved": "markers",
     "layers_within": "markers",
+    "no_backdoor_activated": "markers",
+    "no_safety_bypass": "markers",
     "over_refusal_preserved": "markers",
+    "robustness_preserved": "markers",
     "safety_preserved": "markers",
 }
 
@@ -46,9 +60,16 @@ __all__ = [
     "NotMeasured",
     "Regressed",
     "Verdict",
+    "adversarial_transfer_blocked",
+    "backdoor_not_amplified",
+    "backdoor_removed",
     "derived_from_original",
+    "edge_cases_preserved",
     "layers_within",
+    "no_backdoor_activated",
+    "no_safety_bypass",
     "over_refusal_preserved",
+    "robustness_preserved",
     "safety_preserved",
 ]
 

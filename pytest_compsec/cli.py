@@ -1,5 +1,5 @@
-"""The ``compsec`` command: init, pin, verify, list, plan, calibrate,
-matrix, repair, export.
+"""The ``compsec`` command: init, pin, verify, list, plan, calibrate, matrix, repair, export,
+scan, survival.
 
 Exit codes: 0 all is well; 1 bytes, recipes or settings are not what the lock pins (or what
 ``--expect`` asks for); 2 usage, a faulty file, a hub that cannot be reached.
@@ -15,6 +15,8 @@ from pytest_compsec import __version__
 from pytest_compsec.commands.export import add_arguments as add_export_arguments
 from pytest_compsec.commands.matrix import add_arguments as add_matrix_arguments
 from pytest_compsec.commands.repair import add_arguments as add_repair_arguments
+from pytest_compsec.commands.scan import add_arguments as add_scan_arguments
+from pytest_compsec.commands.survival import add_arguments as add_survival_arguments
 from pytest_compsec.errors import CompsecError, IntegrityError
 
 _Command = Callable[[argparse.Namespace], int]
@@ -59,6 +61,14 @@ def _command(name: str) -> _Command:
         from pytest_compsec.commands.repair import run_repair
 
         return run_repair
+    if name == "scan":
+        from pytest_compsec.commands.scan import run_scan
+
+        return run_scan
+    if name == "survival":
+        from pytest_compsec.commands.survival import run_survival
+
+        return run_survival
     if name == "export":
         from pytest_compsec.commands.export import run_export
 
@@ -147,6 +157,18 @@ def build_parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="write a derived variant as files, and pin them")
     _add_config(export)
     add_export_arguments(export)
+
+    scan = commands.add_parser(
+        "scan", help="list the prompts that only the compressed model answers, for every pair"
+    )
+    _add_config(scan)
+    add_scan_arguments(scan)
+
+    survival = commands.add_parser(
+        "survival", help="does the backdoor survive? attack success rate of every variant"
+    )
+    _add_config(survival)
+    add_survival_arguments(survival)
     return parser
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_compsec.enough import require_enough_prompts
-from pytest_compsec.markers import MarkedCheck, has_marker, marked_checks
+from pytest_compsec.givens import nowhere
+from pytest_compsec.markers import MARKERS, MarkedCheck, has_marker, marked_checks
 from pytest_compsec.run import CHECKS, PairParameter, Run
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def asking_for_the_pair(collector: pytest.Collector, test: object) -> Iterator[N
     if not _is_marked(collector, test):
         yield
         return
-    mark = pytest.mark.usefixtures(FIXTURE).mark
+    mark = pytest.mark.usefixtures(FIXTURE, *_fixtures_of(collector, test)).mark
     collector.own_markers.append(mark)
     try:
         yield
@@ -47,9 +48,19 @@ def asking_for_the_pair(collector: pytest.Collector, test: object) -> Iterator[N
 def _is_marked(collector: pytest.Collector, test: object) -> bool:
     if inspect.isclass(test) or not callable(test):
         return False
+    return has_marker(_marks(collector, test))
+
+
+def _marks(collector: pytest.Collector, test: object) -> list[pytest.Mark]:
     own = getattr(test, "pytestmark", ())
     own_marks = [mark for mark in own if isinstance(mark, pytest.Mark)] if _is_list(own) else []
-    return has_marker(own_marks) or has_marker(collector.iter_markers())
+    return [*own_marks, *collector.iter_markers()]
+
+
+def _fixtures_of(collector: pytest.Collector, test: object) -> list[str]:
+    """The fixtures from which the markers of a test take what they test with."""
+    names = {mark.name for mark in _marks(collector, test)} & MARKERS.keys()
+    return sorted({fixture for name in names for fixture in MARKERS[name].fixtures})
 
 
 def _is_list(value: object) -> bool:
@@ -60,16 +71,22 @@ def parametrize(run: Run, metafunc: pytest.Metafunc) -> None:
     """Give a test that uses ``model_pair`` its pairs. Problems go to ``run.problems``."""
     if FIXTURE not in metafunc.fixturenames or _parametrized_by_user(metafunc.definition):
         return
-    checks = _valid_checks(run, metafunc.definition)
-    suite = run.suite_of(metafunc.definition.path)
+    node = metafunc.definition
+    checks = _valid_checks(run, node)
+    suite = run.suite_of(node.path)
     chosen: list[PairParameter] = []
     if suite is not None:
-        chosen = [PairParameter(suite.path, name.id) for name in run.pair_names(suite, checks)]
-        if not chosen:
-            run.add_problem(f"{_where(metafunc.definition)}: {_nothing_selected(suite, checks)}")
+        names = run.pair_names(suite, checks)
+        chosen = [PairParameter(suite.path, name.id) for name in names]
+        problems = [*_other_tasks(suite, checks)]
+        problems += [text for check in checks for text in nowhere(suite, check, names, node)]
+        for problem in problems:
+            run.add_problem(f"{_where(node)}: {problem}")
+        if not chosen and not problems:
+            run.add_problem(f"{_where(node)}: {_nothing_selected(suite, checks)}")
         for check in checks:
             run.parametrized[check.arguments.check] += len(chosen)
-            require_enough_prompts(run, suite, check, metafunc.definition)
+            require_enough_prompts(run, suite, check, node)
     if not chosen:
         # The run ends with a usage error; an empty list would be reported as a skip meanwhile.
         metafunc.parametrize(FIXTURE, [pytest.param(None, id="no-pair")], indirect=True)
@@ -107,6 +124,19 @@ def _where(node: pytest.Item | FunctionDefinition) -> str:
     return node.nodeid.split("[", 1)[0]
 
 
+def _other_tasks(suite: Suite, checks: list[MarkedCheck]) -> Iterator[str]:
+    """Models that a marker names and that it does not work on."""
+    for check in checks:
+        for model in check.arguments.models or ():
+            entry = suite.config.config.models.get(model)
+            if entry is not None and entry.task not in check.marker.tasks:
+                yield (
+                    f"{check.arguments.check}(models={model!r}): works on "
+                    f"{' and '.join(check.marker.tasks)} models, and {model!r} is for "
+                    f"{entry.task}"
+                )
+
+
 def _nothing_selected(suite: Suite, checks: list[MarkedCheck]) -> str:
     """Why no pair is left: an unknown name, or markers that exclude each other."""
     models = {name.model for name in suite.pairs}
@@ -122,6 +152,13 @@ def _nothing_selected(suite: Suite, checks: list[MarkedCheck]) -> str:
                     hint = f"did you mean {close[0]!r}?" if close else f"it has {sorted(known)}"
                     return f"{kind}={name!r} is not in {suite.path}; {hint}"
     pairs = ", ".join(name.id for name in suite.pairs)
+    tasks = {entry.task for entry in suite.config.config.models.values()}
+    for check in checks:
+        if not tasks.intersection(check.marker.tasks):
+            return (
+                f"{check.arguments.check} works on {' and '.join(check.marker.tasks)} models, and "
+                f"{suite.path} has none; its pairs are: {pairs}"
+            )
     if len(checks) > 1:
         return f"its markers select no pair in common; the pairs of {suite.path} are: {pairs}"
     return f"selects no pair; the pairs of {suite.path} are: {pairs}"

@@ -10,7 +10,7 @@ import functools
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from pytest_compsec.checks.selection import ExactArguments
+from pytest_compsec.checks.selection import ExactArguments, SampledArguments
 from pytest_compsec.errors import CompsecError
 from pytest_compsec.outcomes import CompsecWarning
 
@@ -32,13 +32,20 @@ def require_enough_prompts(
     """Add a problem to ``run`` or warn about the test; nothing when the prompts suffice, or the
     check samples none."""
     arguments = check.arguments.with_defaults(suite.confidence)
-    if isinstance(arguments, ExactArguments):
+    if isinstance(arguments, ExactArguments) or arguments.prompts is None:
         return
     where = definition.nodeid.split("[", 1)[0]
     try:
         prompts = suite.unverified_prompt_set(arguments.prompts).prompts
     except CompsecError as error:
         run.add_problem(f"{where}: {arguments.check}(prompts={arguments.prompts!r}): {error}")
+        return
+    if isinstance(arguments, SampledArguments):
+        if len(prompts) < arguments.least_samples:
+            run.add_problem(
+                f"{where}: {arguments.check}: {len(prompts)} prompts in {arguments.prompts!r} are "
+                f"too few: at least {arguments.least_samples} are needed"
+            )
         return
     groups = {f"{arguments.prompts!r}": len(prompts)}
     if arguments.per_category:

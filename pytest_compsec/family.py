@@ -7,11 +7,12 @@ pytest-xdist knows only its own tests: there each is held against Holm's first s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_compsec.collection import pair_parameter
+from pytest_compsec.givens import given_to
 from pytest_compsec.run import CHECKS, PairParameter, Run
 from pytest_compsec.verdict import CheckResult
 
@@ -23,14 +24,16 @@ Member = tuple[pytest.Item, "MarkedCheck"]
 
 def measure(run: Run, item: pytest.Function, check: MarkedCheck) -> CheckResult:
     """Measure one check of one test, corrected for its family where that was asked for."""
-    pair = item.funcargs["model_pair"]
+    found: Any = item.funcargs["model_pair"]
+    pair = given_to(item, check, found)
     # A check that is certain by itself is never wrong by chance, however many pairs there are.
     if not run.settings.familywise or check.arguments.confidence >= 1:
         return check.marker.measure(pair, check.arguments, test=item.nodeid)
     from pytest_compsec.checks.familywise import bonferroni
 
     members = family_of(item, check)
-    if run.is_worker:
+    # What other tests' fixtures will give is not known before they run.
+    if run.is_worker or check.marker.fixtures:
         result = check.marker.measure(pair, check.arguments, test=item.nodeid)
         return bonferroni(result, size_of(run, check.arguments.check, len(members)))
     key = (item.nodeid, check.arguments.check)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_compsec.errors import ConfigError
+from pytest_compsec.givens import backdoor, evaluation_data
 from pytest_compsec.markers import MARKERS
 from pytest_compsec.run import BY_HAND, RUN, PairParameter, Run
 from pytest_compsec.verdict import CheckResult
@@ -15,6 +16,18 @@ from pytest_compsec.verdict import CheckResult
 if TYPE_CHECKING:
     from pytest_compsec.models.loaded import LoadedModel
     from pytest_compsec.models.pair import ModelPair
+
+
+__all__ = [
+    "Checks",
+    "backdoor",
+    "compressed_model",
+    "compsec",
+    "compsec_device",
+    "evaluation_data",
+    "model_pair",
+    "original_model",
+]
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +72,8 @@ class Checks:
     """The checks by hand: ``compsec.safety_preserved(model_pair, max_degradation=0.05)``.
 
     Each returns its CheckResult and does not fail the test; the result is in the summary and the
-    reports all the same.
+    reports all the same. Checks of classifiers and backdoors also take ``evaluation_data=`` and
+    ``backdoor=``, as the fixtures of these names give them.
     """
 
     def __init__(self, run: Run, item: pytest.Item) -> None:
@@ -74,6 +88,9 @@ class Checks:
         def check(pair: ModelPair, **arguments: Any) -> CheckResult:
             from pytest_compsec.family import by_hand
 
+            given = {key: arguments.pop(key) for key in marker.fixtures if key in arguments}
+            if given:
+                pair = pair.with_given(**given)
             result = marker.measure(pair, marker.arguments(**arguments), test=self._item.nodeid)
             result = by_hand(self._run, result, pair.pairs_of_suite)
             self._item.stash.setdefault(BY_HAND, []).append(result)

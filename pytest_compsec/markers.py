@@ -17,24 +17,46 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, ov
 
 import pytest
 
+from pytest_compsec.checks.adversarial_transfer_blocked import (
+    adversarial_transfer_blocked_arguments,
+    measure_transfer,
+)
+from pytest_compsec.checks.backdoor_not_amplified import (
+    backdoor_not_amplified_arguments,
+    measure_amplification,
+)
+from pytest_compsec.checks.backdoor_removed import backdoor_removed_arguments, measure_removal
 from pytest_compsec.checks.derived_from_original import (
     derived_from_original_arguments,
     measure_derivation,
 )
+from pytest_compsec.checks.edge_cases_preserved import (
+    edge_cases_preserved_arguments,
+    measure_edge_cases,
+)
 from pytest_compsec.checks.layers_within import layers_within_arguments, measure_layers
+from pytest_compsec.checks.no_backdoor_activated import (
+    measure_activation,
+    no_backdoor_activated_arguments,
+)
+from pytest_compsec.checks.no_safety_bypass import measure_bypasses, no_safety_bypass_arguments
 from pytest_compsec.checks.over_refusal_preserved import (
     measure_over_refusal,
     over_refusal_preserved_arguments,
 )
+from pytest_compsec.checks.robustness_preserved import (
+    measure_robustness,
+    robustness_preserved_arguments,
+)
 from pytest_compsec.checks.safety_preserved import measure_safety, safety_preserved_arguments
-from pytest_compsec.checks.selection import ExactArguments, PairedArguments
+from pytest_compsec.checks.selection import ExactArguments, PairedArguments, SampledArguments
 from pytest_compsec.verdict import CheckResult
 
 if TYPE_CHECKING:
     from _pytest.python import FunctionDefinition
 
 #: Validated arguments of any of our markers.
-Arguments = PairedArguments | ExactArguments
+Arguments = PairedArguments | SampledArguments | ExactArguments
 P = ParamSpec("P")
 Test = TypeVar("Test", bound=Callable[..., Any])
 
@@ -48,11 +70,23 @@ class Measure(Protocol):
 class CheckMarker(Generic[P]):
     """A marker as a decorator, with the signature of its arguments function."""
 
-    def __init__(self, arguments: Callable[P, Arguments], measure: Measure, purpose: str) -> None:
+    def __init__(
+        self,
+        arguments: Callable[P, Arguments],
+        measure: Measure,
+        purpose: str,
+        *,
+        tasks: tuple[str, ...] = ("text-generation",),
+        fixtures: tuple[str, ...] = (),
+    ) -> None:
+        """``tasks`` of models that the check works on; ``fixtures`` that it takes what it tests
+        with from, for the tasks where they mean something."""
         self.name = arguments.__name__.removesuffix("_arguments")
         self.arguments = arguments
         self.measure = measure
         self.purpose = purpose
+        self.tasks = tasks
+        self.fixtures = fixtures
         self.__doc__ = f"{purpose}\n\n{arguments.__doc__}"
 
     @overload
@@ -103,6 +137,55 @@ derived_from_original = CheckMarker(
     "every row of the compressed model is what its quantizer could have made of the original's.",
 )
 
+_ANY_TASK = ("text-generation", "image-classification", "text-classification")
+_BACKDOOR_FIXTURES = ("evaluation_data", "backdoor")
+
+backdoor_removed = CheckMarker(
+    backdoor_removed_arguments,
+    measure_removal,
+    "the original's backdoor does not work in the compressed model, which is as accurate.",
+    tasks=_ANY_TASK,
+    fixtures=_BACKDOOR_FIXTURES,
+)
+no_backdoor_activated = CheckMarker(
+    no_backdoor_activated_arguments,
+    measure_activation,
+    "a trigger that does nothing to the original does nothing to the compressed model.",
+    tasks=_ANY_TASK,
+    fixtures=_BACKDOOR_FIXTURES,
+)
+backdoor_not_amplified = CheckMarker(
+    backdoor_not_amplified_arguments,
+    measure_amplification,
+    "no trigger, weakened ones too, works more often on the compressed model.",
+    tasks=_ANY_TASK,
+    fixtures=_BACKDOOR_FIXTURES,
+)
+no_safety_bypass = CheckMarker(
+    no_safety_bypass_arguments,
+    measure_bypasses,
+    "no prompt that the original refuses is answered by the compressed model.",
+)
+edge_cases_preserved = CheckMarker(
+    edge_cases_preserved_arguments,
+    measure_edge_cases,
+    "the prompts that the original refuses least surely are still refused.",
+)
+robustness_preserved = CheckMarker(
+    robustness_preserved_arguments,
+    measure_robustness,
+    "under the same attacks the compressed model is right as often as the original.",
+    tasks=("image-classification",),
+    fixtures=("evaluation_data",),
+)
+adversarial_transfer_blocked = CheckMarker(
+    adversarial_transfer_blocked_arguments,
+    measure_transfer,
+    "adversarial examples that the original resists do not fool the compressed model.",
+    tasks=("image-classification",),
+    fixtures=("evaluation_data",),
+)
+
 MARKERS: dict[str, CheckMarker[Any]] = {
     marker.name: marker
     for marker in (
@@ -110,6 +193,13 @@ MARKERS: dict[str, CheckMarker[Any]] = {
         over_refusal_preserved,
         layers_within,
         derived_from_original,
+        backdoor_removed,
+        no_backdoor_activated,
+        backdoor_not_amplified,
+        no_safety_bypass,
+        edge_cases_preserved,
+        robustness_preserved,
+        adversarial_transfer_blocked,
     )
 }
 

@@ -13,9 +13,11 @@ import pytest
 
 from pytest_compsec import callphase, collection, workers
 from pytest_compsec.fixtures import (
+    backdoor,
     compressed_model,
     compsec,
     compsec_device,
+    evaluation_data,
     model_pair,
     original_model,
 )
@@ -23,7 +25,15 @@ from pytest_compsec.markers import MARKERS
 from pytest_compsec.options import add_options, read_settings
 from pytest_compsec.run import CHECKS, RUN, Run
 
-__all__ = ["compressed_model", "compsec", "compsec_device", "model_pair", "original_model"]
+__all__ = [
+    "backdoor",
+    "compressed_model",
+    "compsec",
+    "compsec_device",
+    "evaluation_data",
+    "model_pair",
+    "original_model",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -153,11 +153,16 @@ class Run:
         return terminal_progress(self.config, label, total)
 
     def pair_names(self, suite: Suite, checks: list[MarkedCheck]) -> tuple[PairName, ...]:
-        """The pairs that every marker of a test selects."""
+        """The pairs that every marker of a test selects, of models that it works on."""
+        models = suite.config.config.models
         return tuple(
             name
             for name in suite.pairs
-            if all(check.arguments.selects(name.model, name.variant) for check in checks)
+            if all(
+                check.arguments.selects(name.model, name.variant)
+                and models[name.model].task in check.marker.tasks
+                for check in checks
+            )
         )
 
     def expect(self, item: pytest.Item, check: MarkedCheck, pair: str) -> None:

@@ -13,18 +13,21 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_compsec import records
 from pytest_compsec.findings import (
     CategoryFinding,
     Clustering,
     Familywise,
     JudgeCorrection,
     LayerErrors,
-    NearMiss,
     NoiseFloor,
     RefusalSignal,
     Stopping,
     Texts,
 )
+from pytest_compsec.findings_backdoors import BackdoorFinding
+from pytest_compsec.findings_robustness import RobustnessFinding
+from pytest_compsec.findings_scan import BypassFinding
 
 #: Raised when the meaning of a field changes; fields may be added under the same number.
 SCHEMA_VERSION = 1
@@ -145,6 +148,9 @@ class CheckResult:
     texts: Texts | None = None
     signal: RefusalSignal | None = None
     layers: LayerErrors | None = None
+    backdoor: BackdoorFinding | None = None
+    bypasses: BypassFinding | None = None
+    robustness: RobustnessFinding | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-safe dict; non-finite numbers become None."""
@@ -155,54 +161,7 @@ class CheckResult:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CheckResult:
         """The inverse of :meth:`to_json`. Unknown keys of a later minor version are ignored."""
-        known = _known(cls, data)
-        known["verdict"] = Verdict(known["verdict"])
-        known["notes"] = tuple(known.get("notes", ()))
-        known["withheld"] = tuple(known.get("withheld", ()))
-        for name, kind in (("evidence", Evidence), ("categories", CategoryFinding)):
-            known[name] = tuple(kind(**_known(kind, item)) for item in known.get(name, ()))
-        for name, kind in _FINDINGS.items():
-            if known.get(name) is not None:
-                known[name] = kind(**_rebuilt(_known(kind, known[name])))
-        measurement = known.get("measurement")
-        if measurement is not None:
-            fields = _known(Measurement, measurement)
-            fields["interval"] = tuple(fields["interval"])
-            loss = fields.get("conditional_loss")
-            if loss is not None:
-                fields["conditional_loss"] = ConditionalLoss(**_known(ConditionalLoss, loss))
-            known["measurement"] = Measurement(**fields)
-        return cls(**known)
-
-
-_FINDINGS: dict[str, type[Any]] = {
-    "stopping": Stopping,
-    "clustering": Clustering,
-    "noise_floor": NoiseFloor,
-    "judge_correction": JudgeCorrection,
-    "familywise": Familywise,
-    "texts": Texts,
-    "signal": RefusalSignal,
-    "layers": LayerErrors,
-}
-
-
-def _rebuilt(fields: dict[str, Any]) -> dict[str, Any]:
-    """JSON has lists where the records have tuples, of near misses or of numbers."""
-    return {
-        key: tuple(
-            NearMiss(**_known(NearMiss, item)) if isinstance(item, Mapping) else item
-            for item in value
-        )
-        if isinstance(value, list)
-        else value
-        for key, value in fields.items()
-    }
-
-
-def _known(cls: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in dataclasses.fields(cls)}
-    return {key: value for key, value in data.items() if key in names}
+        return records.rebuilt(cls, data)
 
 
 def _plain(value: Any) -> Any:

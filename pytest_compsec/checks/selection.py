@@ -94,6 +94,42 @@ class ExactArguments:
         )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampledArguments:
+    """Arguments of a check on samples that has a procedure of its own (other than the paired
+    refusal checks): ``margin`` is its limit, whatever its marker calls it.
+
+    ``prompts`` names the prompt set that it asks (None: no prompts, or evaluation data), and
+    ``least_samples`` is how many samples it needs at least, before anything is known of them.
+    """
+
+    check: str
+    margin: float
+    confidence: float = 0.95
+    models: tuple[str, ...] | None = None
+    variants: tuple[str, ...] | None = None
+    given: frozenset[str] = frozenset()
+
+    @property
+    def prompts(self) -> str | None:
+        return None
+
+    @property
+    def least_samples(self) -> int:
+        return 0
+
+    def with_defaults(self, confidence: float) -> Self:
+        """Take ``confidence`` from the config where the marker does not name one."""
+        if "confidence" in self.given:
+            return self
+        return dataclasses.replace(self, confidence=confidence)
+
+    def selects(self, model: str, variant: str) -> bool:
+        return (self.models is None or model in self.models) and (
+            self.variants is None or variant in self.variants
+        )
+
+
 def paired_arguments(
     check: str,
     *,

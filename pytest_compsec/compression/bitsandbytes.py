@@ -84,7 +84,18 @@ def _quantized(
     replacement.weight = weight.to(device)  # This is where bitsandbytes quantizes.
     if layer.bias is not None:
         replacement.bias = torch.nn.Parameter(layer.bias.data.to(device), requires_grad=False)
+    if options["bits"] == 4 and not _repacks(replacement):
+        # Else the first answer on a CPU with AVX512-BF16 fails with an assertion.
+        replacement.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     return replacement.eval()
+
+
+def _repacks(layer: Any) -> bool:
+    """Whether bitsandbytes can repack a 4-bit layer for bfloat16 instructions of a CPU (0.50): its
+    kernel takes output channels by 32, and inputs in whole blocks. Others it multiplies unpacked,
+    as on every other CPU."""
+    outputs, inputs = layer.weight.quant_state.shape
+    return bool(outputs % 32 == 0 and inputs % layer.weight.quant_state.blocksize == 0)
 
 
 def import_library() -> Any:

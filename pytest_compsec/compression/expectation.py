@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.compression.structure import Removed, check_removed
 from pytest_compsec.errors import NotCompressedError
 from pytest_compsec.models.weights import Role, WeightMatrix, WeightReport
 
+if TYPE_CHECKING:
+    import torch
+
 # Small matrices outside the linear layers (routers, state-space parameters) stay as they are in
 # every known method; this is the share of all weights that they may hold.
 _KEPT_SHARE = 0.02
 _NAMES_SHOWN = 3
+# Of the weights that some method could compress, the least that one must have worked on: below it
+# the model is the original but for a remainder, as with too many layers kept.
+_LEAST_TREATED = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +29,9 @@ class Expectation:
     ``max_levels`` different values in each group of ``group_size`` inputs of an output channel (all
     inputs: None), and at least ``min_zero_fraction`` of all weights with those roles exactly zero,
     ``min_layer_zeros`` of those of each matrix, ``min_row_zeros`` of those of each output channel.
-    ``two_four``: at most two nonzero weights in every four consecutive inputs. ``removed``: what is
+    ``two_four``: at most two nonzero weights in every four consecutive inputs.
+    ``min_silent_channels`` of all output channels of the layer ``silent_layer`` have neither weight
+    nor bias other than zero (None: of at least one layer with those roles). ``removed``: what is
     gone altogether. None means: not promised.
 
     Matrices that belong to no known kind of layer (role ``other``) must keep all of this too,
@@ -36,8 +46,23 @@ class Expectation:
     min_layer_zeros: float | None = None
     min_row_zeros: float | None = None
     two_four: bool = False
+    min_silent_channels: float | None = None
+    silent_layer: str | None = None
     removed: Removed | None = None
     roles: tuple[Role, ...] = ("linear",)
+
+
+def promised(
+    implementation: Any, options: Mapping[str, Any], module: torch.nn.Module
+) -> Expectation:
+    """What the method that the module ``implementation`` holds promises of ``module`` after it
+    compressed it with ``options``: its ``expected``, which may depend on the model."""
+    expected = implementation.expected
+    if len(inspect.signature(expected).parameters) > 1:
+        found: Expectation = expected(options, module)
+        return found
+    always: Expectation = expected(options)
+    return always
 
 
 def check(report: WeightReport, expectation: Expectation) -> None:
@@ -48,6 +73,7 @@ def check(report: WeightReport, expectation: Expectation) -> None:
             f"nothing was compressed: the model has no {' or '.join(expectation.roles)} weight "
             "matrix that this method works on"
         )
+    _check_treated(report, matrices, expectation)
     if expectation.max_bits is not None:
         _check_bits(report, matrices, expectation.max_bits)
     if expectation.max_levels is not None:
@@ -55,8 +81,27 @@ def check(report: WeightReport, expectation: Expectation) -> None:
     if expectation.min_zero_fraction is not None:
         _check_zeros(report, matrices, expectation.min_zero_fraction)
     _check_pattern(report, matrices, expectation)
+    if expectation.min_silent_channels is not None:
+        _check_silent(matrices, expectation.min_silent_channels, expectation.silent_layer)
     if expectation.removed is not None:
         check_removed(report.dense, report.structure, expectation.removed)
+
+
+def _check_treated(
+    report: WeightReport, matrices: tuple[WeightMatrix, ...], expectation: Expectation
+) -> None:
+    """A method for linear layers alone must not pass for the compression of a convolutional
+    network that it leaves as it was."""
+    untreated = () if "convolution" in expectation.roles else report.of("convolution")
+    treated = sum(matrix.elements for matrix in matrices)
+    left = sum(matrix.elements for matrix in untreated)
+    if treated < _LEAST_TREATED * (treated + left):
+        raise NotCompressedError(
+            f"hardly compressed: this method works on {' and '.join(expectation.roles)} layers "
+            f"alone, and {left / (treated + left):.1%} of the weights are in convolutions, which "
+            "it leaves as they are. Choose a method that treats them: 'cast', 'round-to-nearest', "
+            "'magnitude' or 'layer-magnitude'"
+        )
 
 
 def _check_bits(report: WeightReport, matrices: tuple[WeightMatrix, ...], max_bits: float) -> None:
@@ -81,6 +126,27 @@ def _check_zeros(
         raise NotCompressedError(
             f"not pruned as the recipe says: {zeros:.4%} of the weights are zero, "
             f"{min_fraction:.4%} were promised"
+        )
+
+
+def _check_silent(matrices: tuple[WeightMatrix, ...], share: float, layer: str | None) -> None:
+    looked_at = [
+        matrix
+        for matrix in matrices
+        if layer is None or matrix.name == f"{layer}.weight".lstrip(".")
+    ]
+    if not looked_at:
+        raise NotCompressedError(
+            f"not pruned as the recipe says: channels of {layer} were to become zero, and there is "
+            "no such layer"
+        )
+
+    best = max(looked_at, key=lambda matrix: matrix.silent_channels)
+    if best.silent_channels < share:
+        where = best.name if layer is not None else f"any layer (most in {best.name})"
+        raise NotCompressedError(
+            f"not pruned as the recipe says: {share:.4%} of the output channels were to be zero, "
+            f"and {best.silent_channels:.4%} are in {where}"
         )
 
 

@@ -13,11 +13,14 @@ from typing import Any
 
 import torch
 
+from pytest_compsec.compression.layouts import is_convolution, layout_of
+from pytest_compsec.compression.treated import is_language_model
 from pytest_compsec.errors import NotCompressedError
 from pytest_compsec.models.weights import output_embedding
 
-#: Of the weights of all linear layers, how many may be kept. Above it a verdict would be about a
-#: model that is the original but for a remainder, and be called one about a compressed model.
+#: Of the weights of all layers that can be compressed, how many may be kept. Above it a verdict
+#: would be about a model that is the original but for a remainder, and be called one about a
+#: compressed model.
 MOST_KEPT = 0.9
 
 
@@ -56,15 +59,29 @@ def linear_layers(module: torch.nn.Module) -> tuple[str, ...]:
     )
 
 
-def kept_layers(module: torch.nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
-    """The linear layers that ``patterns`` name: a layer, all layers under a module
-    (``model.layers.3``), or a pattern (``*.down_proj``).
+def compressible_layers(module: torch.nn.Module) -> tuple[str, ...]:
+    """The names of all layers that some method compresses, in the module's order: the linear ones,
+    and the convolutions of a module that is no language model."""
+    if is_language_model(module):
+        return linear_layers(module)
+    linear = frozenset(linear_layers(module))
+    return tuple(
+        name
+        for name, layer in module.named_modules()
+        if name in linear or ((layout := layout_of(layer)) is not None and is_convolution(layout))
+    )
 
-    Raises NotCompressedError for a pattern that names no linear layer, since what was to be kept
+
+def kept_layers(module: torch.nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
+    """The layers (linear ones; convolutions too, of no language model) that ``patterns`` name: a
+    layer, all layers under a module (``model.layers.3``), or a pattern (``*.down_proj``).
+
+    Raises NotCompressedError for a pattern that names no such layer, since what was to be kept
     would then be compressed, for the output embedding, which every method leaves alone, and when
     more than :data:`MOST_KEPT` of the weights would be kept.
     """
-    layers = linear_layers(module)
+    layers = compressible_layers(module)
+    what = "linear layer" if is_language_model(module) else "linear layer or convolution"
     chosen: set[str] = set()
     for pattern in patterns:
         found = {
@@ -81,20 +98,22 @@ def kept_layers(module: torch.nn.Module, patterns: Sequence[str]) -> tuple[str, 
             close = difflib.get_close_matches(pattern, layers, n=1, cutoff=0.4)
             example = (close or list(layers[:1]) or ["none"])[0]
             raise NotCompressedError(
-                f"keep_in_full_precision names {pattern!r}, and no linear layer of the model is "
+                f"keep_in_full_precision names {pattern!r}, and no {what} of the model is "
                 f"called so; one is {example!r}"
             )
         chosen |= found
     if layers and len(chosen) == len(layers):
         raise NotCompressedError(
-            f"keep_in_full_precision keeps all {len(layers)} linear layers: nothing is compressed"
+            f"keep_in_full_precision keeps all {len(layers)} {what.replace(' or', 's or')}s: "
+            "nothing is compressed"
         )
     share = _share(module, chosen, layers)
     if share > MOST_KEPT:
         raise NotCompressedError(
-            f"keep_in_full_precision keeps {share:.1%} of the weights of the linear layers; above "
-            f"{MOST_KEPT:.0%} the model is the original but for a remainder, and no verdict on it "
-            "would be one on a compressed model. Name fewer layers"
+            f"keep_in_full_precision keeps {share:.1%} of the weights of the "
+            f"{what.replace(' or', 's or')}s; above {MOST_KEPT:.0%} the model is the "
+            "original but for a remainder, and no verdict on it would be one on a compressed "
+            "model. Name fewer layers"
         )
     return tuple(name for name in layers if name in chosen)
 
@@ -127,7 +146,7 @@ def hide(module: torch.nn.Module, names: Sequence[str]) -> dict[str, torch.nn.Mo
     kept = {
         id(weight): name for name, layer in layers.items() for weight in layer.parameters()
     }  # fmt: skip
-    for name in linear_layers(module):
+    for name in compressible_layers(module):
         for weight in module.get_submodule(name).parameters():
             if id(weight) in kept:
                 raise NotCompressedError(

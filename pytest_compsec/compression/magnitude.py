@@ -1,4 +1,5 @@
-"""Global unstructured magnitude pruning: the smallest weights of all linear layers become zero.
+"""Global unstructured magnitude pruning: the smallest weights of all linear layers become zero,
+and of the convolutions of a model that is no language model.
 
 The rule of Han et al. 2015 (arXiv 1506.02626) with one threshold over all layers, as
 ``torch.nn.utils.prune.global_unstructured`` with ``L1Unstructured`` has it. That reference
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.compression.expectation import Expectation
 from pytest_compsec.compression.masks import pruned_count
+from pytest_compsec.compression.treated import treated_roles
 
 if TYPE_CHECKING:
     import torch
@@ -21,23 +23,27 @@ if TYPE_CHECKING:
 _TOLERANCE = 1e-6
 
 
-def expected(options: Mapping[str, Any]) -> Expectation:
-    """At least ``sparsity`` of all weights of linear layers are zero."""
-    return Expectation(min_zero_fraction=float(options["sparsity"]) - _TOLERANCE)
+def expected(options: Mapping[str, Any], module: torch.nn.Module | None = None) -> Expectation:
+    """At least ``sparsity`` of all weights of linear layers are zero (of a ``module`` that is no
+    language model: of linear layers and convolutions together)."""
+    return Expectation(
+        min_zero_fraction=float(options["sparsity"]) - _TOLERANCE, roles=treated_roles(module)
+    )
 
 
 def apply(module: torch.nn.Module, options: Mapping[str, Any], device: str) -> torch.nn.Module:
     """Prune in place, for good (no mask stays), and put ``module`` on ``device``.
 
     Exactly ``ceil(sparsity × n)`` of the n weights of all linear layers but the output embedding
-    are pruned. Of equal magnitudes at the threshold the first in layer order go, so that the
-    result is the same everywhere.
+    (and all convolutions, of a model that is no language model) are pruned. Of equal
+    magnitudes at the threshold the first in layer order go, so that the result is the same
+    everywhere.
 
     Raises NotCompressedError for weights that are not finite floats, or when nothing changes.
     """
     from pytest_compsec.compression.prunable import prunable_layers, require_changed
 
-    layers = prunable_layers(module)
+    layers = prunable_layers(module, convolutions=True)
     masks = smallest_overall([layer.rows for layer in layers], float(options["sparsity"]))
     changed = False
     for layer, mask in zip(layers, masks, strict=True):

@@ -7,8 +7,15 @@ provides two functions::
     apply(module, options, device) -> module      # compress a dense module, placed on device
     expected(options) -> Expectation              # what the loaded module must then show
 
+Where what is treated depends on the model (convolutions, except of language models), ``expected``
+also takes the module; :func:`pytest_compsec.compression.expectation.promised` calls either.
+
 ``apply`` of a ``calibrated`` method also takes ``calibration``, the pinned texts that it needs
-(:class:`pytest_compsec.compression.calibration.CalibrationTexts`).
+(:class:`pytest_compsec.compression.calibration.CalibrationTexts`). That of a method that
+``trains_on_data`` takes ``data``, the pinned samples with their labels
+(:class:`pytest_compsec.classification.data.EvaluationData`), and ``preparation``, what is done to
+inputs before the module sees them
+(:mod:`pytest_compsec.classification.preparation`; None: nothing).
 """
 
 from __future__ import annotations
@@ -19,6 +26,7 @@ from typing import Any, Literal
 from pytest_compsec.compression.options.base import Options
 from pytest_compsec.compression.options.pruning import (
     ChannelsOptions,
+    FinePruningOptions,
     HeadsOptions,
     LayerMagnitudeOptions,
     LayersOptions,
@@ -41,7 +49,9 @@ from pytest_compsec.compression.options.quantization import (
 class Method:
     """One way to derive a variant. ``section`` is its key in the variant (``quantize``, ``prune``),
     ``tools`` the distributions whose versions the lock pins, ``extra`` the optional dependency.
-    ``calibrated``: its options name a prompt set in ``calibration``, pinned with the recipe."""
+    ``calibrated``: its options name a prompt set in ``calibration``, pinned with the recipe.
+    ``trains_on_data``: its options name a file of clean samples with labels in ``data``, pinned
+    with the recipe. ``tasks``: the kinds of models that it works on."""
 
     section: Literal["quantize", "prune"]
     name: str
@@ -50,6 +60,13 @@ class Method:
     tools: tuple[str, ...]
     extra: str | None = None
     calibrated: bool = False
+    trains_on_data: bool = False
+    tasks: tuple[str, ...] = ("text-generation",)
+
+
+# Methods that work on linear layers (and some on convolutions) whatever these compute together.
+_CLASSIFIERS = ("image-classification", "text-classification")
+_ANY_TASK = ("text-generation", *_CLASSIFIERS)
 
 
 METHODS: tuple[Method, ...] = (
@@ -60,6 +77,7 @@ METHODS: tuple[Method, ...] = (
         implementation="pytest_compsec.compression.bitsandbytes",
         tools=("bitsandbytes",),
         extra="bitsandbytes",
+        tasks=_ANY_TASK,
     ),
     Method(
         section="quantize",
@@ -67,6 +85,7 @@ METHODS: tuple[Method, ...] = (
         options=CastOptions,
         implementation="pytest_compsec.compression.cast",
         tools=("pytest-compsec",),
+        tasks=_ANY_TASK,
     ),
     Method(
         section="quantize",
@@ -74,6 +93,7 @@ METHODS: tuple[Method, ...] = (
         options=RoundToNearestOptions,
         implementation="pytest_compsec.compression.round_to_nearest",
         tools=("pytest-compsec",),
+        tasks=_ANY_TASK,
     ),
     Method(
         section="quantize",
@@ -82,6 +102,7 @@ METHODS: tuple[Method, ...] = (
         implementation="pytest_compsec.compression.hqq",
         tools=("hqq",),
         extra="hqq",
+        tasks=_ANY_TASK,
     ),
     Method(
         section="quantize",
@@ -90,6 +111,7 @@ METHODS: tuple[Method, ...] = (
         implementation="pytest_compsec.compression.torchao",
         tools=("torchao",),
         extra="torchao",
+        tasks=_ANY_TASK,
     ),
     Method(
         section="quantize",
@@ -106,6 +128,7 @@ METHODS: tuple[Method, ...] = (
         options=MagnitudePruningOptions,
         implementation="pytest_compsec.compression.magnitude",
         tools=("pytest-compsec",),
+        tasks=_ANY_TASK,
     ),
     Method(
         section="prune",
@@ -113,6 +136,7 @@ METHODS: tuple[Method, ...] = (
         options=LayerMagnitudeOptions,
         implementation="pytest_compsec.compression.layer_magnitude",
         tools=("pytest-compsec",),
+        tasks=_ANY_TASK,
     ),
     Method(
         section="prune",
@@ -128,6 +152,7 @@ METHODS: tuple[Method, ...] = (
         options=TwoFourOptions,
         implementation="pytest_compsec.compression.two_four",
         tools=("pytest-compsec",),
+        tasks=_ANY_TASK,
     ),
     Method(
         section="prune",
@@ -160,6 +185,15 @@ METHODS: tuple[Method, ...] = (
         implementation="pytest_compsec.compression.layers",
         tools=("pytest-compsec",),
         calibrated=True,
+    ),
+    Method(
+        section="prune",
+        name="fine-pruning",
+        options=FinePruningOptions,
+        implementation="pytest_compsec.compression.fine_pruning",
+        tools=("pytest-compsec",),
+        trains_on_data=True,
+        tasks=_CLASSIFIERS,
     ),
 )
 

@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 
-from pytest_compsec.compression.kept import linear_layers
-from pytest_compsec.compression.layouts import Layout, layout_of
+from pytest_compsec.compression.kept import compressible_layers, linear_layers
+from pytest_compsec.compression.layouts import Layout, is_convolution, layout_of
+from pytest_compsec.compression.treated import is_language_model
 from pytest_compsec.errors import NotCompressedError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PrunableLayer:
-    """One linear layer by its ``name``; ``layout`` says how its weight is stored."""
+    """One linear layer or convolution by its ``name``; ``layout`` says how its weight is stored."""
 
     name: str
     layer: torch.nn.Module
@@ -29,7 +30,8 @@ class PrunableLayer:
 
     @property
     def rows(self) -> torch.Tensor:
-        """The weight as a view of shape (output channels, inputs)."""
+        """The weight in shape (output channels, inputs): a view of a linear layer's, of a
+        convolution's a view or a copy."""
         return self.layout.matrix(self.weight.data)
 
     def zero(self, mask: torch.Tensor) -> bool:
@@ -37,20 +39,25 @@ class PrunableLayer:
         any of them was something else."""
         rows = self.rows
         changed = bool((mask & (rows != 0)).any())
-        rows.masked_fill_(mask, 0)
+        if is_convolution(self.layout):
+            weight = self.weight.data
+            weight.masked_fill_(self.layout.stored(mask, weight.shape), 0)
+        else:
+            rows.masked_fill_(mask, 0)
         return changed
 
 
-def prunable_layers(module: torch.nn.Module) -> list[PrunableLayer]:
+def prunable_layers(module: torch.nn.Module, *, convolutions: bool = False) -> list[PrunableLayer]:
     """Every linear layer (``torch.nn.Linear``, the ``Conv1D`` of GPT-2) in the module's order, but
     the output embedding and what is tied to an embedding; layers that share a weight count once.
+    With ``convolutions`` also those (transposed ones too) of a module that is no language model.
 
     Raises NotCompressedError, naming the layer, for weights that are no finite floats, and when
     there is no such layer.
     """
     seen = {id(layer.weight) for layer in module.modules() if isinstance(layer, torch.nn.Embedding)}
     layers = []
-    for name in linear_layers(module):
+    for name in compressible_layers(module) if convolutions else linear_layers(module):
         layer = module.get_submodule(name)
         weight: Any = layer.weight
         layout = layout_of(layer)
@@ -72,7 +79,10 @@ def prunable_layers(module: torch.nn.Module) -> list[PrunableLayer]:
             )
         layers.append(PrunableLayer(name, layer, layout))
     if not layers:
-        raise NotCompressedError("the model has no linear layer that pruning works on")
+        or_convolution = " or convolution" if convolutions and not is_language_model(module) else ""
+        raise NotCompressedError(
+            f"the model has no linear layer{or_convolution} that pruning works on"
+        )
     return layers
 
 
@@ -81,6 +91,6 @@ def require_changed(changed: bool, layers: int) -> None:
     model with itself."""
     if not changed:
         raise NotCompressedError(
-            f"pruning changes nothing here: in all {layers} linear layers the weights that it "
+            f"pruning changes nothing here: in all {layers} layers the weights that it "
             "would remove are zero already"
         )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_compsec.compression.expectation import Expectation
 from pytest_compsec.compression.grid import LEVELS, Grid, find_grid, quantize_dequantize
 from pytest_compsec.compression.layouts import Layout, is_convolution, layout_of
+from pytest_compsec.compression.treated import is_language_model, treated_roles
 from pytest_compsec.errors import NotCompressedError
 from pytest_compsec.models.weights import output_embedding
 
@@ -33,9 +34,7 @@ def expected(options: Mapping[str, Any], module: torch.nn.Module | None = None) 
     return Expectation(
         max_levels=2**bits if bits is not None else LEVELS[options["levels"]],
         group_size=options.get("group_size"),
-        roles=("linear",)
-        if module is None or _is_language_model(module)
-        else ("linear", "convolution"),
+        roles=treated_roles(module),
     )
 
 
@@ -61,7 +60,7 @@ def apply(module: torch.nn.Module, options: Mapping[str, Any], device: str) -> t
         except ValueError as error:
             raise NotCompressedError(f"{name or 'the layer'}: {error}") from error
     if not changed:
-        language = _is_language_model(module)
+        language = is_language_model(module)
         reason = (
             f"the weights of all {layers} linear layers{'' if language else ' and convolutions'} "
             "are on that grid already"
@@ -85,16 +84,12 @@ def _treated(module: torch.nn.Module) -> Iterator[tuple[str, Any, Layout]]:
     }
     for name, layer in module.named_modules():
         layout = layout_of(layer)
-        if layout is None or (is_convolution(layout) and _is_language_model(module)):
+        if layout is None or (is_convolution(layout) and is_language_model(module)):
             continue
         weight: Any = layer.weight
         if id(weight) not in done:
             done.add(id(weight))  # Two layers may share it.
             yield name, weight, layout
-
-
-def _is_language_model(module: torch.nn.Module) -> bool:
-    return output_embedding(module) is not None
 
 
 def _quantize_in_place(weight: Any, options: Mapping[str, Any], layout: Layout) -> bool:

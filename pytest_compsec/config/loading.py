@@ -115,11 +115,15 @@ def _name_problems(document: Document) -> Iterator[Problem]:
 
 
 def _recipe_problems(config: Config, document: Document) -> Iterator[Problem]:
-    """Recipes that name prompt sets which are not there, or from which verdicts come."""
+    """Recipes that do not fit their model's task, or that name prompt sets which are not there or
+    from which verdicts come."""
     for name, model in config.models.items():
         for key, variant in model.compressed.items():
             keys = ("models", name, "compressed", key)
-            for problem in config.unusable_prompt_sets(variant):
+            for problem in (
+                *config.unusable_prompt_sets(variant),
+                *config.unusable_methods(model.task, variant),
+            ):
                 yield Problem(document.line(keys), f"{'.'.join(keys)}: {problem}")
 
 

@@ -26,6 +26,7 @@ from pydantic import (
 
 from pytest_compsec.compression.methods import methods_of, sections
 from pytest_compsec.compression.options.base import Options, named_prompt_sets
+from pytest_compsec.config.backdoors import BackdoorEntry
 from pytest_compsec.config.judges import DEFAULT_JUDGE, JUDGE_OPTIONS, JudgeEntry
 from pytest_compsec.config.sections import (
     DTYPES,
@@ -33,11 +34,13 @@ from pytest_compsec.config.sections import (
     Section,
     SourceEntry,
     check_adapter,
+    check_file,
     check_runtime,
     check_source,
+    check_weights,
 )
 
-BUILTIN_PROMPTS = ("benign", "harmful")
+BUILTIN_PROMPTS = ("benign", "harmful", "jailbreak")
 
 __all__ = ["BUILTIN_PROMPTS", "DTYPES", "Config", "Defaults", "ModelEntry", "Placement",
            "PromptEntry", "Section", "SourceEntry", "VariantEntry", "VariantFields",
@@ -48,6 +51,7 @@ class VariantFields(Placement):
     """A compressed form: another source, or exactly one derivation of the original."""
 
     source: str | None = None
+    weights: str | None = None
     revision: str | None = None
     allow_moving_revision: bool = False
     adapter: str | None = None
@@ -65,9 +69,10 @@ class VariantFields(Placement):
         if self.source is not None:
             check_source(self.source, self.revision, self.allow_moving_revision, self.adapter, info)
             check_runtime(self.source, self.adapter, self.runtime)
-        elif self.revision is not None or self.allow_moving_revision or self.runtime is not None:
+            check_weights(self.source, self.weights, self.adapter, info)
+        elif any((self.revision, self.allow_moving_revision, self.runtime, self.weights)):
             raise ValueError(
-                "'revision' and 'runtime' belong to a variant with its own 'source'; "
+                "'revision', 'weights' and 'runtime' belong to a variant with its own 'source'; "
                 "a derived variant takes the original's"
             )
         elif self.adapter is not None:
@@ -81,6 +86,7 @@ class VariantFields(Placement):
         # Validated already, with the root in its context; validating again would lack the root.
         return SourceEntry.model_construct(
             source=self.source,
+            weights=self.weights,
             revision=self.revision,
             allow_moving_revision=self.allow_moving_revision,
             adapter=self.adapter,
@@ -122,8 +128,13 @@ class ModelEntry(Placement):
 
     original: SourceEntry
     compressed: dict[str, VariantEntry]
+    task: Literal["text-generation", "image-classification", "text-classification"] = (
+        "text-generation"
+    )
     system: str | None = None
     chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+    evaluation_data: str | None = None
+    backdoor: BackdoorEntry | None = None
 
     @model_validator(mode="after")
     def _only_transformers_derives(self) -> ModelEntry:
@@ -133,6 +144,17 @@ class ModelEntry(Placement):
                 f"the original runs in {self.original.runtime}, which nothing can be derived from, "
                 f"but {', '.join(derived)} names no 'source' of its own. Leave 'runtime' out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_fit_the_task(self, info: ValidationInfo) -> ModelEntry:
+        if self.evaluation_data is not None:
+            suffix = ".jsonl" if self.task == "text-classification" else ".safetensors"
+            check_file(self.evaluation_data, (suffix,), "evaluation_data", info)
+        problem = self.backdoor.problem_with(self.task) if self.backdoor is not None else None
+        problem = problem or task_problem(self)
+        if problem is not None:
+            raise ValueError(problem)
         return self
 
     @field_validator("compressed")
@@ -184,6 +206,26 @@ class Config(Section):
     calibration: str | None = Field(default=None, min_length=1)
     defaults: Defaults = Field(default_factory=Defaults)
 
+    def unusable_methods(self, task: str, variant: VariantEntry) -> Iterator[str]:
+        """What is wrong with a variant's method for models of this task."""
+        derivation = variant.derivation()
+        if derivation is None:
+            return
+        section, options = derivation
+        name = str(options.model_dump()["method"])
+        method = methods_of(section)[name]
+        if task != "text-generation" and getattr(options, "keep_in_full_precision", None) == "auto":
+            yield (
+                "'keep_in_full_precision: auto' chooses layers by refusals, which only language "
+                "models have: list the layers by name"
+            )
+        if task not in method.tasks:
+            fitting = [one.name for one in methods_of(section).values() if task in one.tasks]
+            yield (
+                f"'{section}: {{method: {name}}}' does not work on {task} models; "
+                f"these do: {', '.join(fitting) or 'none'}"
+            )
+
     def unusable_prompt_sets(self, variant: VariantEntry) -> Iterator[str]:
         """What is wrong with the prompt sets that a variant's recipe names."""
         derivation = variant.derivation()
@@ -204,6 +246,32 @@ class Config(Section):
         if not value:
             raise ValueError("holds no model")
         return value
+
+
+def task_problem(entry: ModelEntry) -> str | None:
+    """What of a model does not go with its task; None when all of it does."""
+    sources = [entry.original, *(v.as_source() for v in entry.compressed.values() if v.source)]
+    named = [source for source in sources if source is not None]
+    if entry.task == "text-generation":
+        if any(source.weights is not None for source in named):
+            return (
+                "a python: source needs 'task: image-classification' or "
+                "'task: text-classification': language models come as Hugging Face directories or "
+                ".gguf files"
+            )
+        if entry.evaluation_data is not None:
+            return "'evaluation_data' belongs to classifiers; language models are asked 'prompts'"
+        return None
+    for source in named:
+        if source.runtime is not None or source.source.lower().endswith(".gguf"):
+            return f"{source.source!r} is a .gguf file, which holds language models only"
+        if source.adapter is not None:
+            return "an 'adapter' belongs to a language model; merge it into the classifier"
+    if any(variant.adapter is not None for variant in entry.compressed.values()):
+        return "an 'adapter' belongs to a language model; merge it into the classifier"
+    if entry.system is not None or entry.chat_template_kwargs:
+        return "'system' and 'chat_template_kwargs' belong to language models"
+    return None
 
 
 def _is_finite(value: object) -> bool:
@@ -231,8 +299,10 @@ def known_keys(path: tuple[str | int, ...]) -> tuple[str, ...]:
         model = PromptEntry
     elif path[0] == "models" and len(path) == 2:
         model = ModelEntry
-    elif path[0] == "models" and len(path) == 3:
+    elif path[0] == "models" and len(path) == 3 and path[2] == "original":
         model = SourceEntry
+    elif path[0] == "models" and len(path) == 3 and path[2] == "backdoor":
+        model = BackdoorEntry
     elif path[0] == "models" and len(path) == 4 and path[2] == "compressed":
         model = VariantEntry
     elif path[0] == "models" and len(path) in (5, 6) and path[2] == "compressed":

@@ -8,7 +8,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
-from pytest_compsec.config.source_text import PACKAGE_PREFIX, SourceText, classify, package_path
+from pytest_compsec.config.source_text import (
+    PACKAGE_PREFIX,
+    PYTHON_PREFIX,
+    SourceText,
+    classify,
+    package_path,
+)
 
 DTYPES = ("float32", "float16", "bfloat16", "fastest")
 _DTYPE_SLIPS = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
@@ -71,10 +77,42 @@ def check_runtime(source: str, adapter: str | None, runtime: str | None) -> None
         raise ValueError(f"'runtime: {runtime}' runs the file as it is: leave 'adapter' out")
 
 
+def check_weights(
+    source: str, weights: str | None, adapter: str | None, info: ValidationInfo
+) -> None:
+    """Raise ValueError when a source and its own weights file do not fit together."""
+    if not source.startswith(PYTHON_PREFIX):
+        if weights is not None:
+            raise ValueError(
+                "'weights' belongs to a 'source: python:module:function'; other sources hold their "
+                "weights themselves"
+            )
+        return
+    if weights is None:
+        raise ValueError(
+            f"{source!r} makes an untrained module: name its pinned file with "
+            "'weights: ./model.safetensors'"
+        )
+    if adapter is not None:
+        raise ValueError("an 'adapter' belongs to a language model, not to a python: source")
+    check_file(weights, (".safetensors",), "weights", info)
+
+
+def check_file(value: str, suffixes: tuple[str, ...], key: str, info: ValidationInfo) -> None:
+    """Raise ValueError unless ``value`` is a file with one of ``suffixes``."""
+    root: Path = info.context["root"] if info.context else Path.cwd()
+    if not value.lower().endswith(suffixes):
+        raise ValueError(f"{key} {value!r} must be a {' or '.join(suffixes)} file")
+    if not (root / Path(value).expanduser()).is_file():
+        raise ValueError(f"{key} {value!r} is no file (paths are relative to this file)")
+
+
 class SourceEntry(Placement):
-    """A model that exists as files: directory, ``.gguf``, ``pkg:package/path`` or hub id."""
+    """A model that exists as files: directory, ``.gguf``, ``pkg:package/path`` or hub id; or a
+    Python function that makes the module (``python:module:function``) and its ``weights``."""
 
     source: str
+    weights: str | None = None
     revision: str | None = None
     allow_moving_revision: bool = False
     adapter: str | None = None
@@ -84,7 +122,13 @@ class SourceEntry(Placement):
     def _source_and_revision_fit(self, info: ValidationInfo) -> SourceEntry:
         check_source(self.source, self.revision, self.allow_moving_revision, self.adapter, info)
         check_runtime(self.source, self.adapter, self.runtime)
+        check_weights(self.source, self.weights, self.adapter, info)
         return self
+
+    @property
+    def files_source(self) -> str:
+        """What names the files with the weights: ``weights`` of a python: source, else itself."""
+        return self.weights if self.weights is not None else self.source
 
     def classified(self, root: Path) -> SourceText:
         return classify(self.source, self.revision, self.allow_moving_revision, root)

@@ -8,13 +8,15 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-Kind = Literal["directory", "gguf", "package", "hub"]
+Kind = Literal["directory", "gguf", "package", "hub", "python"]
 
 PACKAGE_PREFIX = "pkg:"
+PYTHON_PREFIX = "python:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _HUB_LEGACY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HUB_FILE = re.compile(rf"({_HUB_ID.pattern})/([A-Za-z0-9][A-Za-z0-9._/-]*\.gguf)", re.IGNORECASE)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_PYTHON_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +56,13 @@ def classify(source: str, revision: str | None, moving: bool, root: Path) -> Sou
         )
     if source.startswith(PACKAGE_PREFIX):
         return SourceText("package", package_path(source))
+    if source.startswith(PYTHON_PREFIX):
+        return SourceText("python", python_name(source))
     return SourceText("gguf" if source.lower().endswith(".gguf") else "directory", source)
 
 
 def _is_hub(source: str, revision: str | None, moving: bool, root: Path) -> bool:
-    if source.startswith((".", "/", "~", PACKAGE_PREFIX)) or "\\" in source:
+    if source.startswith((".", "/", "~", PACKAGE_PREFIX, PYTHON_PREFIX)) or "\\" in source:
         return False
     if revision is not None or moving:
         return any(pattern.fullmatch(source) for pattern in (_HUB_ID, _HUB_LEGACY_ID, _HUB_FILE))
@@ -92,3 +96,14 @@ def package_path(source: str) -> str:
             "(no '..', no leading '/')"
         )
     return path.as_posix()
+
+
+def python_name(source: str) -> str:
+    """The ``module:function`` of ``python:module:function``; ValueError when it is none."""
+    name = source[len(PYTHON_PREFIX) :]
+    if _PYTHON_NAME.fullmatch(name) is None:
+        raise ValueError(
+            f"{source!r} must be python:package.module:function, a function without arguments that "
+            "makes the untrained torch.nn.Module"
+        )
+    return name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from pytest_compsec.models.arm import Recipe, Runtime
 from pytest_compsec.models.lock import (
     CHECKPOINT_DTYPE,
     ArmPin,
+    CodePin,
     Lock,
     ModelPin,
     SettingsPin,
@@ -170,6 +172,7 @@ def _model_differences(
         )
         return
     yield from _settings_differences(where, name, settings_of(loaded, model), pin.settings)
+    yield from _model_input_differences(where, name, model, pin)
     place = loaded.where("models", name, "original")
     dtype = effective_dtype(model, None)
     yield from _arm_differences(place, name, model.original, None, dtype, pin.original)
@@ -186,6 +189,27 @@ def _model_differences(
             continue
         dtype = effective_dtype(model, variant)
         yield from _arm_differences(place, label, variant.as_source(), variant, dtype, arm)
+
+
+def _model_input_differences(
+    where: str, name: str, model: ModelEntry, pin: ModelPin
+) -> Iterator[str]:
+    if model.task != pin.task:
+        yield _differs(where, name, "task", pin.task, model.task)
+    pinned_data = pin.evaluation_data.source if pin.evaluation_data is not None else None
+    if model.evaluation_data != pinned_data:
+        yield _differs(where, name, "evaluation_data", pinned_data, model.evaluation_data)
+    settings = backdoor_settings(model)
+    pinned_settings = pin.backdoor.settings if pin.backdoor is not None else None
+    if settings != pinned_settings:
+        yield _differs(where, name, "backdoor", pinned_settings, settings)
+
+
+def backdoor_settings(model: ModelEntry) -> str | None:
+    """Trigger and target of a model as the lock pins them, as JSON text; None without any."""
+    if model.backdoor is None:
+        return None
+    return json.dumps(model.backdoor.model_dump(mode="json", exclude_none=True), sort_keys=True)
 
 
 def _settings_differences(
@@ -222,8 +246,13 @@ def _arm_differences(
     if pin.files is None:
         yield _differs(where, label, "source", "a recipe", source.source)
         return
-    if source.source != pin.files.source:
-        yield _differs(where, label, "source", pin.files.source, source.source)
+    pinned_code = pin.code.source if pin.code is not None else None
+    code = source.source if source.weights is not None else None
+    if code != pinned_code:
+        yield _differs(where, label, "source", pinned_code or pin.files.source, source.source)
+    elif source.files_source != pin.files.source:
+        what = "source" if code is None else "weights"
+        yield _differs(where, label, what, pin.files.source, source.files_source)
     if source.revision != pin.files.revision:
         yield _differs(where, label, "revision", pin.files.revision, source.revision)
     runtime = pin.runtime.name if pin.runtime is not None else None
@@ -244,7 +273,9 @@ def _recipe_differences(
         yield f"{where}: the layers that {label!r} keeps in full precision are not in the lock"
 
 
-def tool_differences(label: str, pin: Recipe | Runtime, installed: Mapping[str, str]) -> list[str]:
+def tool_differences(
+    label: str, pin: Recipe | Runtime | CodePin, installed: Mapping[str, str]
+) -> list[str]:
     """Tools whose installed version is not the pinned one: another version, another model."""
     return [
         _differs("compsec.lock", label, f"version of {tool}", pin.tools.get(tool), version)
@@ -261,7 +292,7 @@ def _differs(where: str, label: str, what: str, locked: object, now: object) -> 
 
 
 def pinned_sources(lock: Lock) -> Iterator[tuple[str, SourcePin]]:
-    """``(what, pin)`` of every source and adapter that the lock lists, those of judges first."""
+    """``(what, pin)`` of all files that the lock lists, by what they are for, judges first."""
     for name, judge in lock.judges.items():
         if judge.files is not None:
             yield f"judge {name}", judge.files
@@ -273,3 +304,17 @@ def pinned_sources(lock: Lock) -> Iterator[tuple[str, SourcePin]]:
                 yield label, arm.files
             if arm.adapter is not None:
                 yield f"{label} (adapter)", arm.adapter
+            if arm.code is not None and arm.code.files is not None:
+                yield f"{label} (code)", arm.code.files
+            if arm.data is not None:
+                yield f"{label} (data)", arm.data
+        if model.evaluation_data is not None:
+            yield f"{name} (evaluation data)", model.evaluation_data
+        if model.backdoor is not None:
+            code = model.backdoor.code
+            for what, pin in (
+                ("pattern", model.backdoor.files),
+                ("code", code.files if code is not None else None),
+            ):
+                if pin is not None:
+                    yield f"{name} (backdoor's {what})", pin

@@ -13,6 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+#: The task of a model that answers prompts.
+TEXT_GENERATION = "text-generation"
+
 
 @dataclasses.dataclass(frozen=True)
 class StagedFiles:
@@ -86,6 +89,22 @@ class Runtime:
 
 
 @dataclasses.dataclass(frozen=True)
+class Code:
+    """A Python function, ``source`` as in the config, and its staged local files (None: it comes
+    with an installed distribution, ``tools``)."""
+
+    source: str
+    files: StagedFiles | None
+    tools: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of the function's name and all its code."""
+        tree = self.files.tree if self.files is not None else None
+        return digest_of([self.source, tree, dict(self.tools)])
+
+
+@dataclasses.dataclass(frozen=True)
 class Arm:
     """One model as the config and the lock describe it, its files verified and staged.
 
@@ -93,7 +112,8 @@ class Arm:
     or a torch float type's name; ``device`` is None (CUDA when there is one, else CPU) or a torch
     device string. ``adapter`` is merged into the files' model before a recipe works on it,
     ``compressed_adapter`` is put on what the recipe makes. ``calibration`` are the prompts that the
-    recipe looks at. ``runtime`` is None for transformers.
+    recipe looks at. ``runtime`` is None for transformers. ``code`` makes the module of a classifier
+    whose weights are in ``files``; ``data`` holds the samples that the recipe trains on.
     """
 
     model: str
@@ -108,6 +128,9 @@ class Arm:
     compressed_adapter: StagedFiles | None = None
     calibration: tuple[str, ...] = ()
     runtime: Runtime | None = None
+    task: str = TEXT_GENERATION
+    code: Code | None = None
+    data: StagedFiles | None = None
 
     @property
     def name(self) -> str:
@@ -133,14 +156,21 @@ class Arm:
             parts["rendered_with"] = [self.system, dict(self.chat_template_kwargs)]
         if self.runtime is not None:
             parts["runtime"] = self.runtime.to_json()
+        if self.task != TEXT_GENERATION:
+            parts["task"] = self.task
+        if self.code is not None:
+            parts["code"] = self.code.digest
+        if self.data is not None:
+            parts["data"] = self.data.tree
         return digest_of(parts)
 
     def recheck(self) -> None:
         """Raise IntegrityError when any file behind this arm changed since it was verified."""
         self.files.recheck()
-        for adapter in (self.adapter, self.compressed_adapter):
-            if adapter is not None:
-                adapter.recheck()
+        code = self.code.files if self.code is not None else None
+        for files in (self.adapter, self.compressed_adapter, code, self.data):
+            if files is not None:
+                files.recheck()
 
 
 def digest_of(value: Any) -> str:

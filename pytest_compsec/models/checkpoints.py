@@ -71,7 +71,9 @@ def open_tokenizer(arm: Arm) -> Any:
 
 def is_quantized_checkpoint(arm: Arm) -> bool:
     """Whether the source's own config says that its weights are stored quantized."""
-    return arm.files.entry is None and quantization_of(arm.files.directory) is not None
+    if arm.files.entry is not None or arm.code is not None:
+        return False
+    return quantization_of(arm.files.directory) is not None
 
 
 def _open_directory(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:

@@ -123,6 +123,8 @@ def checkpoint_dtype(arm: Arm) -> str:
     """The float type in which the arm's files hold (GGUF: give) its weights."""
     if arm.files.entry is not None:
         return "float32"
+    if arm.code is not None:
+        return _stored_dtype(arm.files.directory)
     declared = _declared_dtype(read_config(arm.files.directory))
     return declared or _stored_dtype(arm.files.directory)
 

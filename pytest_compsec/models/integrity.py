@@ -110,8 +110,9 @@ def pin_source(
     source: str,
     revision: str | None = None,
     vouched: Mapping[str, tuple[str, str]] | None = None,
+    holds_weights: bool = True,
 ) -> SourcePin:
-    """Hash every file of a source into a pin.
+    """Hash every file of a source into a pin. ``holds_weights``: it must hold a file of weights.
 
     ``vouched`` maps a name to ``(sha256, provenance)`` from elsewhere, which must agree.
     Raises IntegrityError naming everything that is refused or does not agree.
@@ -127,7 +128,7 @@ def pin_source(
             problems.append(Problem("refused", file.name, f"{file.shown}: {reason}"))
     pins = [_pin(file, vouched or {}, problems) for file in files]
     raise_problems(problems, advice="Nothing was pinned.")
-    if not any(file.role in ("weights", "adapter") for file in files):
+    if holds_weights and not any(file.role in ("weights", "adapter") for file in files):
         raise IntegrityError(
             f"{printable(location.label)}: holds no weights that can be loaded safely "
             "(.safetensors or .gguf). Convert the model to safetensors"

@@ -41,7 +41,8 @@ class Problem:
 @dataclasses.dataclass(frozen=True)
 class Location:
     """Where a source's files are. ``label`` is the source as the user wrote it; ``only`` names the
-    single file of a GGUF source; ``pass_over`` lists directories that are not looked into;
+    single file of a GGUF source, ``names`` all files of a source that is a choice of files; with
+    ``code`` they may be Python. ``pass_over`` lists directories that are not looked into;
     ``commit`` is set for hub sources."""
 
     label: str
@@ -50,6 +51,8 @@ class Location:
     adapter: bool = False
     commit: str | None = None
     pass_over: tuple[str, ...] = ()
+    names: tuple[str, ...] | None = None
+    code: bool = False
 
     @property
     def blobs(self) -> Path | None:
@@ -82,6 +85,8 @@ def list_source(location: Location) -> Listing:
         if problem is not None:
             return Listing((), (problem,))
         return Listing((location.only,), ())
+    if location.names is not None:
+        return _listed(location, location.names)
     names: list[str] = []
     problems: list[Problem] = []
     for name, problem in _walk(location, ""):
@@ -93,6 +98,13 @@ def list_source(location: Location) -> Listing:
             message = f"{location.label}: holds more than {MAX_FILES} files; is it a model?"
             return Listing((), (Problem("refused", location.label, message),))
     return Listing(tuple(sorted(names)), tuple(problems))
+
+
+def _listed(location: Location, names: tuple[str, ...]) -> Listing:
+    """As :func:`list_source`, of files chosen by name: whatever lies beside them is not asked."""
+    problems = {name: _entry_problem(location, name, location.directory / name) for name in names}
+    fine = sorted(name for name, problem in problems.items() if problem is None)
+    return Listing(tuple(fine), tuple(found for found in problems.values() if found is not None))
 
 
 def _walk(location: Location, prefix: str) -> Iterator[tuple[str, Problem | None]]:
@@ -116,7 +128,8 @@ def _walk(location: Location, prefix: str) -> Iterator[tuple[str, Problem | None
 
 
 def _entry_problem(location: Location, name: str, path: Path) -> Problem | None:
-    reason = _name_problem(name) or refused_name(name) or _hidden(name) or _kind(location, path)
+    refused = None if location.code and name.endswith(".py") else refused_name(name)
+    reason = _name_problem(name) or refused or _hidden(name) or _kind(location, path)
     if reason is None:
         return None
     kind: ProblemKind = "missing" if reason == _MISSING else "refused"
@@ -178,6 +191,8 @@ def show(location: Location, name: str) -> str:
     """The file as messages name it, control characters escaped."""
     if location.only is not None:
         return printable(location.label)
+    if location.names is not None:  # Its label is no directory.
+        return printable(name)
     return f"{printable(location.label)}/{printable(name)}"
 
 

@@ -21,7 +21,7 @@ from pytest_compsec.compression import expectation
 from pytest_compsec.compression.methods import find
 from pytest_compsec.errors import CompsecError, LoadError, NotCompressedError
 from pytest_compsec.models.adapters import merge_adapter
-from pytest_compsec.models.arm import Arm, Recipe, StagedFiles
+from pytest_compsec.models.arm import TEXT_GENERATION, Arm, Recipe, StagedFiles
 from pytest_compsec.models.casting import cast_floats
 from pytest_compsec.models.checkpoints import is_quantized_checkpoint, open_module, open_tokenizer
 from pytest_compsec.models.devices import checkpoint_dtype, pick_device, resolve_dtype
@@ -49,6 +49,8 @@ def load(arm: Arm, *, base: LoadedModel | None = None) -> LoadedModel:
     arm.recheck()
     if arm.runtime is not None:
         return _in_llama_cpp(arm)
+    if arm.task != TEXT_GENERATION:
+        return _classifier(arm, base)
     with _explained(arm), quiet():
         device = pick_device(arm.device)
         dtype = resolve_dtype(arm, device)
@@ -64,7 +66,7 @@ def load(arm: Arm, *, base: LoadedModel | None = None) -> LoadedModel:
         as_stored = arm.recipe is None and not _merges(arm)
         weights = measure_weights(module, stored_bits=stored_bits(arm.files) if as_stored else None)
         if arm.recipe is not None:
-            _check_recipe(arm, arm.recipe, weights, kept)
+            _check_recipe(arm, arm.recipe, weights, kept, module)
         on_top = arm.compressed_adapter if _merges(arm) or arm.recipe is not None else arm.adapter
         if on_top is not None:
             module = _with_adapter(arm, module, on_top)
@@ -73,6 +75,53 @@ def load(arm: Arm, *, base: LoadedModel | None = None) -> LoadedModel:
     return TransformersModel(
         arm=arm, module=module, tokenizer=tokenizer, device=device, dtype=dtype, weights=weights
     )
+
+
+def _classifier(arm: Arm, base: LoadedModel | None) -> LoadedModel:
+    """As :func:`load`, for images and texts with classes."""
+    from pytest_compsec.classification.model import ClassifierModel
+    from pytest_compsec.classification.opening import classes_of, preparation_of
+
+    with _explained(arm), quiet():
+        device = pick_device(arm.device)
+        dtype = resolve_dtype(arm, device)
+        if base is not None and can_derive(arm, base):
+            module = copy.deepcopy(base.module)
+        else:
+            module = _opened_classifier(arm, dtype=dtype, device=device)
+        classes, preparation = classes_of(arm, module), preparation_of(arm, module)
+        module, kept = _compressed(arm, module, None, device)
+        module.eval().requires_grad_(False)
+        as_stored = arm.recipe is None and arm.code is None
+        weights = measure_weights(module, stored_bits=stored_bits(arm.files) if as_stored else None)
+        if arm.recipe is not None:
+            _check_recipe(arm, arm.recipe, weights, kept, module)
+    arm.recheck()
+    return ClassifierModel(arm, module, device, dtype, weights, classes, preparation)
+
+
+def _opened_classifier(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:
+    """The classifier of the files alone; where a recipe follows, still in CPU memory."""
+    import torch
+
+    first_device = device if arm.recipe is None else "cpu"
+    if arm.recipe is not None and _sets_dtype(arm.recipe):
+        dtype = checkpoint_dtype(arm)
+    if arm.code is None:
+        from pytest_compsec.classification.opening import open_huggingface_classifier
+
+        if arm.recipe is not None and is_quantized_checkpoint(arm):
+            raise LoadError(
+                f"{arm.name}: the source is already quantized, so nothing can be derived from it. "
+                "Name the full-precision model as 'source'"
+            )
+        return open_huggingface_classifier(arm, dtype=dtype, device=first_device)
+    from pytest_compsec.models.model_inputs import only_file, python_module
+    from pytest_compsec.models.python_source.weights import load_weights
+
+    module = python_module(arm.code)
+    load_weights(module, only_file(arm.files), arm.name)
+    return cast_floats(module, getattr(torch, dtype)).to(first_device)
 
 
 def can_derive(arm: Arm, base: LoadedModel) -> bool:
@@ -88,6 +137,11 @@ def can_derive(arm: Arm, base: LoadedModel) -> bool:
     if (arm.files.tree, adapter and adapter.tree) != (
         base.arm.files.tree,
         base_adapter and base_adapter.tree,
+    ):
+        return False
+    if (arm.task, arm.code and arm.code.digest) != (
+        base.arm.task,
+        base.arm.code and base.arm.code.digest,
     ):
         return False
     if is_quantized_checkpoint(arm) or pick_device(arm.device) != base.device:
@@ -172,7 +226,15 @@ def _applied(
     arm: Arm, recipe: Recipe, module: torch.nn.Module, tokenizer: Any, device: str
 ) -> torch.nn.Module:
     extra: dict[str, Any] = {}
-    if find(recipe.section, recipe.method).calibrated:
+    method = find(recipe.section, recipe.method)
+    if method.trains_on_data:
+        from pytest_compsec.classification.opening import preparation_of
+        from pytest_compsec.models.model_inputs import pinned_data
+
+        assert arm.data is not None  # The lock pins it with the recipe.
+        extra["data"] = pinned_data(arm.data, str(recipe.options["data"]))
+        extra["preparation"] = preparation_of(arm, module)
+    if method.calibrated:
         from pytest_compsec.compression.calibration import CalibrationTexts
 
         extra["calibration"] = CalibrationTexts(
@@ -183,8 +245,15 @@ def _applied(
     return compressed
 
 
-def _check_recipe(arm: Arm, recipe: Recipe, weights: WeightReport, kept: tuple[str, ...]) -> None:
-    promise = importlib.import_module(_implementation(recipe)).expected(recipe.options)
+def _check_recipe(
+    arm: Arm,
+    recipe: Recipe,
+    weights: WeightReport,
+    kept: tuple[str, ...],
+    module: torch.nn.Module,
+) -> None:
+    implementation = importlib.import_module(_implementation(recipe))
+    promise = expectation.promised(implementation, recipe.options, module)
     names = {f"{name}.weight" for name in kept}
     others = tuple(matrix for matrix in weights.matrices if matrix.name not in names)
     try:

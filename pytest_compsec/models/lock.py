@@ -16,7 +16,7 @@ from typing import Any
 
 from pytest_compsec.atomic import write_atomically
 from pytest_compsec.errors import ConfigError
-from pytest_compsec.models.arm import Recipe, Runtime, digest_of
+from pytest_compsec.models.arm import TEXT_GENERATION, Recipe, Runtime, digest_of
 from pytest_compsec.models.roles import Role
 
 LOCK_VERSION = 1
@@ -63,16 +63,40 @@ class SourcePin:
 
 
 @dataclasses.dataclass(frozen=True)
+class CodePin:
+    """A Python function (``python:module:function``), the local ``files`` that it needs, and
+    ``tools``, the distribution (and its version) that it comes with where there are no such files.
+    """
+
+    source: str
+    files: SourcePin | None = None
+    tools: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class BackdoorPin:
+    """The trigger and target of a model: ``settings`` as JSON text, the file of its pattern, and
+    the code of a trigger that is a function."""
+
+    settings: str
+    files: SourcePin | None = None
+    code: CodePin | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class ArmPin:
     """An original or a variant: its own files, or a recipe that derives it from the original.
 
-    ``adapter`` belongs to the files, or to what the recipe makes. ``runtime``: see Arm."""
+    ``adapter`` belongs to the files, or to what the recipe makes. ``runtime``: see Arm. ``code``
+    makes the module of which ``files`` hold the weights. ``data`` is what the recipe trains on."""
 
     dtype: str
     files: SourcePin | None = None
     adapter: SourcePin | None = None
     recipe: Recipe | None = None
     runtime: Runtime | None = None
+    code: CodePin | None = None
+    data: SourcePin | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +113,9 @@ class ModelPin:
     settings: SettingsPin
     original: ArmPin
     variants: Mapping[str, ArmPin]
+    task: str = TEXT_GENERATION
+    evaluation_data: SourcePin | None = None
+    backdoor: BackdoorPin | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,15 +229,25 @@ def _to_toml(lock: Lock) -> dict[str, Any]:
         "judges": {name: _judge(pin) for name, pin in sorted(lock.judges.items())},
         **({"calibration": dataclasses.asdict(calibration)} if calibration is not None else {}),
         "prompts": {name: dataclasses.asdict(pin) for name, pin in sorted(lock.prompts.items())},
-        "models": {
-            name: {
-                "settings": _settings(model.settings),
-                "original": _arm(model.original),
-                "variants": {key: _arm(arm) for key, arm in model.variants.items()},
-            }
-            for name, model in lock.models.items()
-        },
+        "models": {name: _model(model) for name, model in lock.models.items()},
     }
+
+
+def _model(model: ModelPin) -> dict[str, Any]:
+    # Left out where it is the usual one, so that earlier locks stay as they are.
+    table: dict[str, Any] = {} if model.task == TEXT_GENERATION else {"task": model.task}
+    table["settings"] = _settings(model.settings)
+    if model.evaluation_data is not None:
+        table["evaluation_data"] = _source(model.evaluation_data)
+    if model.backdoor is not None:
+        table["backdoor"] = {"settings": model.backdoor.settings}
+        if model.backdoor.files is not None:
+            table["backdoor"]["files"] = _source(model.backdoor.files)
+        if model.backdoor.code is not None:
+            table["backdoor"]["code"] = _code(model.backdoor.code)
+    table["original"] = _arm(model.original)
+    table["variants"] = {key: _arm(arm) for key, arm in model.variants.items()}
+    return table
 
 
 def _judge(pin: JudgePin) -> dict[str, Any]:
@@ -244,6 +281,19 @@ def _arm(arm: ArmPin) -> dict[str, Any]:
         table["files"] = _source(arm.files)
     if arm.adapter is not None:
         table["adapter"] = _source(arm.adapter)
+    if arm.code is not None:
+        table["code"] = _code(arm.code)
+    if arm.data is not None:
+        table["data"] = _source(arm.data)
+    return table
+
+
+def _code(pin: CodePin) -> dict[str, Any]:
+    table: dict[str, Any] = {"source": pin.source}
+    if pin.tools:
+        table["tools"] = dict(pin.tools)
+    if pin.files is not None:
+        table["files"] = _source(pin.files)
     return table
 
 

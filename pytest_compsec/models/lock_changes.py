@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 
 from pytest_compsec.models.agreement import pinned_sources
-from pytest_compsec.models.arm import Recipe
-from pytest_compsec.models.lock import ArmPin, Lock
+from pytest_compsec.models.arm import TEXT_GENERATION, Recipe
+from pytest_compsec.models.lock import ArmPin, CodePin, Lock
 
 _Facts = dict[tuple[str, str], str]
 
@@ -50,6 +50,12 @@ def _facts(lock: Lock) -> _Facts:
             facts[name, "system"] = json.dumps(settings.system)
         if settings.chat_template_kwargs:
             facts[name, "chat_template_kwargs"] = json.dumps(settings.chat_template_kwargs)
+        if model.task != TEXT_GENERATION:
+            facts[name, "task"] = model.task
+        if model.backdoor is not None:
+            facts[name, "backdoor"] = model.backdoor.settings
+            if model.backdoor.code is not None:
+                facts[name, "backdoor's trigger"] = code_text(model.backdoor.code)
         facts |= _arm_facts(name, model.original)
         for key, arm in model.variants.items():
             facts |= _arm_facts(f"{name}-{key}", arm)
@@ -66,6 +72,8 @@ def _facts(lock: Lock) -> _Facts:
 
 def _arm_facts(label: str, arm: ArmPin) -> _Facts:
     facts = {(label, "dtype"): arm.dtype}
+    if arm.code is not None:
+        facts[label, "code"] = code_text(arm.code)
     if arm.recipe is not None:
         facts[label, "recipe"] = recipe_text(arm.recipe)
         for option, digest in arm.recipe.inputs.items():
@@ -78,6 +86,12 @@ def _arm_facts(label: str, arm: ArmPin) -> _Facts:
         tools = ", ".join(f"{name} {version}" for name, version in arm.runtime.tools.items())
         facts[label, "runtime"] = f"{arm.runtime.name} ({tools})"
     return facts
+
+
+def code_text(pin: CodePin) -> str:
+    """``python:digits_net:make_net``, with the distribution that it comes with, if any."""
+    tools = ", ".join(f"{name} {version}" for name, version in pin.tools.items())
+    return f"{pin.source} ({tools})" if tools else pin.source
 
 
 def recipe_text(recipe: Recipe) -> str:

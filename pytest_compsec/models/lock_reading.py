@@ -13,11 +13,13 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from pytest_compsec.errors import ConfigError
-from pytest_compsec.models.arm import Recipe, Runtime
+from pytest_compsec.models.arm import TEXT_GENERATION, Recipe, Runtime
 from pytest_compsec.models.lock import (
     LOCK_VERSION,
     ArmPin,
+    BackdoorPin,
     CalibrationPin,
+    CodePin,
     FilePin,
     JudgePin,
     Lock,
@@ -133,7 +135,7 @@ def _count(table: _Table) -> int:
 
 
 def _model(table: _Table) -> ModelPin:
-    table.allow("settings", "original", "variants")
+    table.allow("task", "settings", "evaluation_data", "backdoor", "original", "variants")
     original = _arm(table.table("original"))
     if original.files is None or original.recipe is not None:
         raise table.error("the original needs files of its own")
@@ -141,7 +143,35 @@ def _model(table: _Table) -> ModelPin:
         settings=_settings(table.table("settings")),
         original=original,
         variants={name: _arm(arm) for name, arm in table.tables("variants").items()},
+        task=table.optional("task", str) or TEXT_GENERATION,
+        evaluation_data=_optional_source(table, "evaluation_data"),
+        backdoor=_backdoor(table.table("backdoor")) if "backdoor" in table.values else None,
     )
+
+
+def _backdoor(table: _Table) -> BackdoorPin:
+    table.allow("settings", "files", "code")
+    return BackdoorPin(
+        settings=table.get("settings", str),
+        files=_optional_source(table, "files"),
+        code=_code(table.table("code")) if "code" in table.values else None,
+    )
+
+
+def _code(table: _Table) -> CodePin:
+    table.allow("source", "tools", "files")
+    pin = CodePin(
+        source=table.get("source", str),
+        files=_optional_source(table, "files"),
+        tools=_tools(table) if "tools" in table.values else {},
+    )
+    if pin.files is None and not pin.tools:
+        raise table.error("needs 'files' or 'tools'")
+    return pin
+
+
+def _optional_source(table: _Table, key: str) -> SourcePin | None:
+    return _source(table.table(key)) if key in table.values else None
 
 
 def _settings(table: _Table) -> SettingsPin:
@@ -160,13 +190,15 @@ def _settings(table: _Table) -> SettingsPin:
 
 
 def _arm(table: _Table) -> ArmPin:
-    table.allow("dtype", "files", "adapter", "recipe", "runtime")
+    table.allow("dtype", "files", "adapter", "recipe", "runtime", "code", "data")
     arm = ArmPin(
         dtype=table.get("dtype", str),
-        files=_source(table.table("files")) if "files" in table.values else None,
-        adapter=_source(table.table("adapter")) if "adapter" in table.values else None,
+        files=_optional_source(table, "files"),
+        adapter=_optional_source(table, "adapter"),
         recipe=_recipe(table.table("recipe")) if "recipe" in table.values else None,
         runtime=_runtime(table.table("runtime")) if "runtime" in table.values else None,
+        code=_code(table.table("code")) if "code" in table.values else None,
+        data=_optional_source(table, "data"),
     )
     if (arm.files is None) == (arm.recipe is None):
         raise table.error("needs either 'files' or 'recipe'")

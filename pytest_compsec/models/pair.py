@@ -16,6 +16,9 @@ from pytest_compsec.generation.settings import GenerationSettings
 from pytest_compsec.models.arm import Arm, digest_of
 
 if TYPE_CHECKING:
+    from pytest_compsec.attacks.backdoor import Backdoor
+    from pytest_compsec.classification.data import EvaluationData
+    from pytest_compsec.classification.model import ClassifierModel
     from pytest_compsec.config.pairs import PairName
     from pytest_compsec.generation.answers import AnswerSheet
     from pytest_compsec.generation.cache import ResponseCache
@@ -49,6 +52,14 @@ class PairAnswers:
         return self.original.cached + self.compressed.cached
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Given:
+    """What a test's fixtures say that a check is to work with; None: what the config says."""
+
+    evaluation_data: EvaluationData | None = None
+    backdoor: Backdoor | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class PairCalibration:
     """The judge's error rates on both arms, the digest of the file they come from, and those of
@@ -64,9 +75,10 @@ class PairCalibration:
 class ModelPair:
     """Original and one variant of it. Made by :meth:`pytest_compsec.suite.Suite.pair`."""
 
-    def __init__(self, suite: Suite, name: PairName) -> None:
+    def __init__(self, suite: Suite, name: PairName, given: Given | None = None) -> None:
         self._suite = suite
         self.name = name
+        self._given = given or Given()
         self._planned: tuple[str, ...] = ()  # what the check at work may ask in all
 
     def __repr__(self) -> str:
@@ -76,6 +88,64 @@ class ModelPair:
     def id(self) -> str:
         """``model-variant``, as in test names."""
         return self.name.id
+
+    def with_given(self, *, evaluation_data: object = None, backdoor: object = None) -> ModelPair:
+        """The same pair with other data and another backdoor than the config's, as the fixtures
+        ``evaluation_data`` and ``backdoor`` give them; None leaves what was there.
+
+        Raises ConfigError for values that are neither.
+        """
+        from pytest_compsec.attacks.triggers.reading import as_backdoor
+        from pytest_compsec.classification.reading import as_evaluation_data
+
+        given = self._given
+        if evaluation_data is not None:
+            data = as_evaluation_data(evaluation_data, source="the fixture evaluation_data")
+            given = dataclasses.replace(given, evaluation_data=data)
+        if backdoor is not None:
+            given = dataclasses.replace(given, backdoor=as_backdoor(backdoor, self.task))
+        return ModelPair(self._suite, self.name, given)
+
+    @property
+    def task(self) -> str:
+        """``text-generation``, ``image-classification`` or ``text-classification``."""
+        return self._suite.config.config.models[self.name.model].task
+
+    @property
+    def evaluation_data(self) -> EvaluationData:
+        """The samples of a classifier: the fixture's, else the config's pinned ones.
+
+        Raises ConfigError when there are none.
+        """
+        if self._given.evaluation_data is not None:
+            return self._given.evaluation_data
+        data = self._suite.inputs.evaluation_data(self.name.model)
+        if data is None:
+            raise ConfigError(
+                f"{self.config_name}: {self.name.model!r} has no evaluation data. Override the "
+                "fixture `evaluation_data`, or name a file with 'evaluation_data'"
+            )
+        return data
+
+    @property
+    def backdoor(self) -> Backdoor:
+        """The trigger and its target: the fixture's, else the config's; either may be missing."""
+        from pytest_compsec.attacks.backdoor import Backdoor
+
+        if self._given.backdoor is not None:
+            return self._given.backdoor
+        return self._suite.inputs.backdoor(self.name.model) or Backdoor()
+
+    @property
+    def classifiers(self) -> tuple[ClassifierModel, ClassifierModel]:
+        """Original and compressed classifier, both in memory, of the same number of classes.
+
+        Raises MeasurementError for another task, or other classes.
+        """
+        from pytest_compsec.classification.model import both_classifiers
+
+        self.require_compressed()
+        return both_classifiers(self.original, self.compressed)
 
     @property
     def original_arm(self) -> Arm:
@@ -113,12 +183,16 @@ class ModelPair:
         its layers were chosen, or with which it was compressed.
         """
         from pytest_compsec.compression.options.base import named_prompt_sets
+        from pytest_compsec.prompts.builtin import WRAPPED
         from pytest_compsec.prompts.similarity import shared_prompts
 
         prompts = self._suite.inputs.prompt_set(name)
+        # A wrapped request is the same request.
+        plain = self._suite.inputs.prompt_set(WRAPPED[name]) if name in WRAPPED else prompts
         recipe = self.compressed_arm.recipe
         for option, fitted in named_prompt_sets(recipe.options if recipe else {}).items():
-            shared = shared_prompts(prompts, self._suite.inputs.prompt_set(fitted))
+            others = self._suite.inputs.prompt_set(fitted)
+            shared = shared_prompts(prompts, others) or shared_prompts(plain, others)
             if shared:
                 raise ConfigError(
                     f"{self.config_name}: {self.id} was fitted to the prompt set {fitted!r} "

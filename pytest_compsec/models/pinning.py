@@ -6,13 +6,15 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from pytest_compsec.compression.options.base import named_prompt_sets
+from pytest_compsec.compression.options.base import named_data_files, named_prompt_sets
 from pytest_compsec.config.loading import LoadedConfig, load_config
 from pytest_compsec.config.pairs import pair_id
 from pytest_compsec.config.schema import ModelEntry, SourceEntry, VariantEntry
+from pytest_compsec.config.source_text import PYTHON_PREFIX
 from pytest_compsec.errors import CompsecError, ConfigError, IntegrityError
 from pytest_compsec.models import lock_changes
 from pytest_compsec.models.agreement import (
+    backdoor_settings,
     effective_dtype,
     installed_tools,
     recipe_options,
@@ -21,6 +23,7 @@ from pytest_compsec.models.agreement import (
 )
 from pytest_compsec.models.arm import Recipe
 from pytest_compsec.models.calibration_file import read_calibration_text, require_fitting
+from pytest_compsec.models.chosen_files import code_location, file_location
 from pytest_compsec.models.integrity import pin_source
 from pytest_compsec.models.listing import Location
 from pytest_compsec.models.lock import (
@@ -29,7 +32,9 @@ from pytest_compsec.models.lock import (
     HUB_MATCHED,
     UNVERIFIED,
     ArmPin,
+    BackdoorPin,
     CalibrationPin,
+    CodePin,
     JudgePin,
     Lock,
     ModelPin,
@@ -39,6 +44,7 @@ from pytest_compsec.models.lock import (
     write_lock,
 )
 from pytest_compsec.models.prompt_sets import load_prompt_set, prompt_set_names
+from pytest_compsec.models.python_source.closure import code_files, installed_distribution
 from pytest_compsec.models.sources import locate, locate_local
 
 Notify = Callable[[str], None]
@@ -137,6 +143,9 @@ class _Builder:
 
     def _model(self, name: str, model: ModelEntry) -> ModelPin:
         return ModelPin(
+            task=model.task,
+            evaluation_data=self._chosen(model.evaluation_data),
+            backdoor=self._backdoor(model),
             settings=settings_of(self._loaded, model),
             original=self._arm(
                 f"the original {name!r}", model.original, effective_dtype(model, None)
@@ -162,14 +171,54 @@ class _Builder:
             dtype or CHECKPOINT_DTYPE,
             adapter=self._adapter(variant.adapter),
             recipe=Recipe(section, method, options, tools, inputs),
+            data=self._chosen(named_data_files(options).get("data")),
         )
 
     def _arm(self, label: str, entry: SourceEntry, dtype: str | None) -> ArmPin:
         return ArmPin(
             dtype or CHECKPOINT_DTYPE,
-            files=self._files(entry),
+            files=self._files(entry) if entry.weights is None else self._chosen(entry.weights),
             adapter=self._adapter(entry.adapter),
             runtime=runtime_of(entry, label),
+            code=self._code(entry.source) if entry.weights is not None else None,
+        )
+
+    def _chosen(self, text: str | None) -> SourcePin | None:
+        """One file, of weights or of samples."""
+        return None if text is None else self._pin_files(file_location(text, self._root))
+
+    def _pin_files(self, location: Location) -> SourcePin:
+        key = (location.label, None, False)
+        if key not in self._done:
+            self._notify(f"hashing {location.label}")
+            pinned = pin_source(location, source=location.label, holds_weights=False)
+            self._done[key] = self._with_provenance(pinned)
+        return self._done[key]
+
+    def _code(self, source: str) -> CodePin:
+        names = code_files(source, self._root)
+        if names:
+            location = code_location(source, self._root, names)
+            return CodePin(source, files=self._pin_files(location))
+        distribution = installed_distribution(source, self._root)
+        if distribution is None:
+            raise ConfigError(
+                f"{source}: there is no such module beside {self._loaded.path.name}, nor in an "
+                "installed package"
+            )
+        name, version = distribution
+        return CodePin(source, tools={name: version})
+
+    def _backdoor(self, model: ModelEntry) -> BackdoorPin | None:
+        entry, settings = model.backdoor, backdoor_settings(model)
+        if entry is None or settings is None:
+            return None
+        files = entry.files()
+        source = entry.callable_source()
+        return BackdoorPin(
+            settings,
+            files=self._chosen(files[0]) if files else None,
+            code=self._code(f"{PYTHON_PREFIX}{source}") if source is not None else None,
         )
 
     def _adapter(self, adapter: str | None) -> SourcePin | None:

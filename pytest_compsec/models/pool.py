@@ -108,7 +108,7 @@ def estimated_bytes(arm: Arm, dtype: str) -> int:
         if arm.runtime is not None:
             return size
         return int(size * _BYTES[dtype] * 8 / _LEAST_GGUF_BITS)
-    packed = packed_settings(directory)
+    packed = packed_settings(directory) if arm.code is None else None
     if packed is not None:
         # A word of eight 4-bit codes becomes eight weights.
         return inventory(directory, packed).dense_elements * _BYTES[dtype]

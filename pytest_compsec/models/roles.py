@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Literal
 
-Role = Literal["weights", "adapter", "config", "tokenizer", "template", "other"]
-ROLES: tuple[Role, ...] = ("weights", "adapter", "config", "tokenizer", "template", "other")
+Role = Literal["weights", "adapter", "config", "tokenizer", "template", "code", "other"]
+ROLES: tuple[Role, ...] = ("weights", "adapter", "config", "tokenizer", "template", "code", "other")
 
 #: Enough of a file for every check in :func:`refused_content`.
 HEAD_BYTES = 512
@@ -42,6 +42,8 @@ def role_of(name: str, *, adapter: bool = False) -> Role:
     suffix = PurePosixPath(base).suffix
     if suffix in _WEIGHTS:
         return "adapter" if adapter else "weights"
+    if suffix == ".py":
+        return "code"
     if suffix == ".jinja" or base == "chat_template.json":
         return "template"
     if base in _TOKENIZER_NAMES or suffix in _TOKENIZER_SUFFIXES:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pytest_compsec.compression.options.base import named_prompt_sets
 from pytest_compsec.config.loading import LoadedConfig
@@ -29,14 +29,20 @@ from pytest_compsec.models.agreement import (
     tool_differences,
     tool_version,
 )
-from pytest_compsec.models.arm import Arm, StagedFiles
+from pytest_compsec.models.arm import Arm, Code, StagedFiles
 from pytest_compsec.models.calibration_file import read_calibration_text
+from pytest_compsec.models.chosen_files import pinned_location
 from pytest_compsec.models.listing import Location
-from pytest_compsec.models.lock import UNVERIFIED, ArmPin, Lock, SourcePin
+from pytest_compsec.models.lock import UNVERIFIED, ArmPin, CodePin, Lock, ModelPin, SourcePin
+from pytest_compsec.models.model_inputs import make_backdoor, pinned_data
 from pytest_compsec.models.prompt_sets import load_prompt_set, prompt_set_names
 from pytest_compsec.models.sources import locate, locate_local
 from pytest_compsec.models.staging import Staging
 from pytest_compsec.prompts import PromptSet
+
+if TYPE_CHECKING:
+    from pytest_compsec.attacks.backdoor import Backdoor
+    from pytest_compsec.classification.data import EvaluationData
 
 
 class VerifiedInputs:
@@ -49,6 +55,8 @@ class VerifiedInputs:
         self._guard = threading.RLock()
         self._staged: dict[tuple[Location, str], StagedFiles] = {}
         self._prompts: dict[str, PromptSet] = {}
+        self._data: dict[str, EvaluationData] = {}
+        self._backdoors: dict[str, Backdoor] = {}
 
     @classmethod
     def open(
@@ -114,7 +122,58 @@ class VerifiedInputs:
                 compressed_adapter=compressed_adapter,
                 calibration=self._recipe_prompts(label, pin),
                 runtime=pin.runtime,
+                task=pins.task,
+                code=self._code(files_pin.code),
+                data=self._chosen(pin.data),
             )
+
+    def _chosen(self, pin: SourcePin | None) -> StagedFiles | None:
+        """Files that a pin names one by one."""
+        return None if pin is None else self._stage(pinned_location(pin, self._loaded.root), pin)
+
+    def _code(self, pin: CodePin | None) -> Code | None:
+        if pin is None:
+            return None
+        present = {tool: tool_version(tool) or "not installed" for tool in pin.tools}
+        _require_none(tool_differences(pin.source, pin, present))
+        return Code(pin.source, self._chosen(pin.files), dict(pin.tools))
+
+    def evaluation_data(self, model: str) -> EvaluationData | None:
+        """The pinned samples of a classifier; None when the config names none.
+
+        Raises IntegrityError when the file is not what the lock pins, ConfigError when it holds no
+        samples.
+        """
+        with self._guard:
+            pin = self._agreeing(model).evaluation_data
+            files = self._chosen(pin)
+            if pin is None or files is None:
+                return None
+            if model not in self._data:
+                self._data[model] = pinned_data(files, pin.source)
+            return self._data[model]
+
+    def backdoor(self, model: str) -> Backdoor | None:
+        """The trigger and target that the config names for a model; None when it names none.
+
+        Raises IntegrityError when its files or code are not what the lock pins.
+        """
+        with self._guard:
+            pin = self._agreeing(model).backdoor
+            if pin is None:
+                return None
+            if model not in self._backdoors:
+                where = self._loaded.where("models", model, "backdoor")
+                pattern, code = self._chosen(pin.files), self._code(pin.code)
+                entry = self._model(model)
+                self._backdoors[model] = make_backdoor(entry, pattern, code, where)
+            return self._backdoors[model]
+
+    def _agreeing(self, model: str) -> ModelPin:
+        """The pin of a model, its original compared with the config."""
+        self._model(model)
+        _require_none(model_disagreements(self._loaded, self._lock, model, []))
+        return self._lock.models[model]
 
     def _model(self, model: str) -> ModelEntry:
         entry = self._loaded.config.models.get(model)
@@ -126,6 +185,8 @@ class VerifiedInputs:
     def _sources(self, source: SourceEntry, pin: ArmPin) -> tuple[StagedFiles, StagedFiles | None]:
         root = self._loaded.root
         assert pin.files is not None  # the lock's reader saw to it
+        if pin.code is not None:
+            return self._stage(pinned_location(pin.files, root), pin.files), None
         files = self._stage(locate(source, root, pin.files), pin.files)
         return files, self._adapter(source.adapter, pin)
 

@@ -11,10 +11,11 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from pytest_compsec.compression.layouts import layout_of
 from pytest_compsec.compression.structure import Structure, dense_structure, structure_of
 from pytest_compsec.errors import NotCompressedError
 from pytest_compsec.models.quantized_storage import PackedWeight, packed_weight
-from pytest_compsec.models.sparsity import is_two_four, least_row_zeros
+from pytest_compsec.models.sparsity import is_two_four, least_row_zeros, silent_channels
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,8 @@ Role = Literal["linear", "embedding", "output", "convolution", "other"]
 _LEAST_DIFFERENCE = 0.001
 # Linear layers that are no nn.Linear: of GPT-2 in transformers, and of hqq.
 _LINEAR_BY_NAME = frozenset({"Conv1D", "HQQLinear"})
+# What bare parameters that are added to the inputs of a vision transformer are called.
+_EMBEDDING_PARTS = ("embed", "token", "position")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +45,10 @@ class WeightMatrix:
     could tell apart.
 
     ``row_zeros`` is the fraction of zeros in the output channel that has fewest, ``two_four``
-    whether of every four consecutive inputs at least two are zero (both known of linear layers and
-    the output embedding, unless their weights are packed)."""
+    whether of every four consecutive inputs at least two are zero (known of linear layers and the
+    output embedding, the former of convolutions too, unless their weights are packed).
+    ``silent_channels``, of the same, is the fraction of output channels that have no weight and no
+    bias other than zero."""
 
     name: str
     role: Role
@@ -56,6 +61,7 @@ class WeightMatrix:
     group_size: int | None = None
     row_zeros: float = 0.0
     two_four: bool = False
+    silent_channels: float = 0.0
 
     @property
     def elements(self) -> int:
@@ -136,10 +142,8 @@ def measure_weights(module: torch.nn.Module, *, stored_bits: float | None = None
     roles = _roles(module)
     packed = _packed(module)
     belonging = {f"{prefix}{part}" for prefix, weight in packed.values() for part in weight.beside}
-    transposed = {
-        f"{name}.weight"
-        for name, layer in module.named_modules()
-        if type(layer).__name__ == "Conv1D"
+    layers = {
+        f"{name}.weight" if name else "weight": layer for name, layer in module.named_modules()
     }
     matrices = []
     for name, parameter in module.named_parameters():
@@ -149,7 +153,7 @@ def measure_weights(module: torch.nn.Module, *, stored_bits: float | None = None
             matrices.append(_of_packed(name, roles.get(name, "other"), weight))
         elif name not in belonging and len(_logical_shape(parameter)) >= 2:
             matrices.append(
-                _measure(name, roles.get(name, "other"), parameter, transposed=name in transposed)
+                _measure(name, _role(name, parameter, roles), parameter, layers.get(name))
             )
     dense = dense_structure(module)
     return WeightReport(
@@ -214,7 +218,7 @@ def _roles(module: torch.nn.Module) -> dict[str, Role]:
         role: Role
         if child is output:
             role = "output"
-        elif isinstance(child, torch.nn.Embedding):
+        elif isinstance(child, torch.nn.Embedding | torch.nn.EmbeddingBag):
             role = "embedding"
         elif isinstance(child, torch.nn.Linear) or type(child).__name__ in _LINEAR_BY_NAME:
             role = "linear"
@@ -224,6 +228,18 @@ def _roles(module: torch.nn.Module) -> dict[str, Role]:
             continue
         roles[f"{name}.weight" if name else "weight"] = role
     return roles
+
+
+def _role(name: str, parameter: torch.nn.Parameter, roles: Mapping[str, Role]) -> Role:
+    """As :func:`_roles` has it. A parameter that belongs to no layer, is called a position, class
+    token or the like and has one entry for all samples, is an embedding (vision transformers)."""
+    if name in roles:
+        return roles[name]
+    own = name.rpartition(".")[2].lower()
+    shape = _logical_shape(parameter)
+    if len(shape) >= 3 and shape[0] == 1 and any(part in own for part in _EMBEDDING_PARTS):
+        return "embedding"
+    return "other"
 
 
 def output_embedding(module: torch.nn.Module) -> torch.nn.Module | None:
@@ -264,7 +280,7 @@ def _logical_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
 
 
 def _measure(
-    name: str, role: Role, parameter: torch.nn.Parameter, *, transposed: bool
+    name: str, role: Role, parameter: torch.nn.Parameter, layer: torch.nn.Module | None
 ) -> WeightMatrix:
     shape = _logical_shape(parameter)
     elements = math.prod(shape)
@@ -280,8 +296,9 @@ def _measure(
         zeros = elements - int(data.count_nonzero()) if elements else 0
     # Left on the parameter by the method that claims it; what is reported is the check of it.
     rows = None
-    if role in ("linear", "output") and state is None and data.dim() == 2:
-        rows = data.t() if transposed else data
+    layout = None if layer is None else layout_of(layer)
+    if layout is not None and state is None and data.dim() >= 2:
+        rows = layout.matrix(data)
     grid = getattr(parameter, "simulated_grid", None)
     on_grid = grid is not None and grid.holds(data)
     return WeightMatrix(
@@ -296,7 +313,14 @@ def _measure(
         group_size=grid.group_size if grid is not None and on_grid else None,
         # Looked for only where so many zeros are that they can be there.
         row_zeros=least_row_zeros(rows) if rows is not None and zeros else 0.0,
-        two_four=rows is not None and 2 * zeros >= elements and is_two_four(rows),
+        # Along the inputs of a linear layer; a kernel's places are none of the pattern's inputs.
+        two_four=rows is not None
+        and data.dim() == 2
+        and 2 * zeros >= elements
+        and is_two_four(rows),
+        silent_channels=silent_channels(rows, getattr(layer, "bias", None))
+        if rows is not None and zeros
+        else 0.0,
     )
 
 

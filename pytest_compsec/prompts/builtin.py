@@ -1,4 +1,9 @@
-"""The project's own prompt sets, read from the package and checked against their digests."""
+"""The project's own prompt sets, read from the package and checked against their digests.
+
+``jailbreak`` has no file of its own: it is made when it is loaded, from the harmful prompts and the
+transforms of :mod:`pytest_compsec.attacks.prompts`. Its digest covers the finished texts, so that a
+change of either shows.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +15,19 @@ from pathlib import Path
 from pytest_compsec.errors import CompsecError, IntegrityError
 
 from .files import prompts_from_rows
-from .model import PromptSet
+from .model import PromptSet, make_prompt_set
 from .tables import parse_rows
 
 INDEX = "sets.json"
 
+#: Sets that wrap the prompts of another: their entry names the other's file.
+WRAPPED = {"jailbreak": "harmful"}
+
 
 @dataclass(frozen=True)
 class SetEntry:
-    """What ``sets.json`` says of one set; ``digest`` as :func:`prompt_digest` computes it."""
+    """What ``sets.json`` says of one set; ``digest`` as :func:`prompt_digest` computes it. ``file``
+    holds its prompts, or for a set of :data:`WRAPPED` those that are wrapped."""
 
     version: str
     file: str
@@ -54,7 +63,8 @@ def load_from(directory: Path, name: str) -> PromptSet:
     if prompts.digest != entry.digest:
         raise IntegrityError(
             f"built-in prompt set {name!r} (version {entry.version}): the prompts in {entry.file} "
-            f"have the digest {prompts.digest}, {INDEX} records {entry.digest}. The installed "
+            f"{'give it' if name in WRAPPED else 'have'} the digest {prompts.digest}, {INDEX} "
+            f"records {entry.digest}. The installed "
             "package was changed: reinstall pytest-compsec, and put prompts of your own in a file "
             "of their own."
         )
@@ -71,7 +81,14 @@ def read_set(directory: Path, name: str, entry: SetEntry) -> PromptSet:
             "Reinstall pytest-compsec."
         ) from error
     rows = parse_rows(data, suffix=Path(entry.file).suffix, label=entry.file)
-    prompts = prompts_from_rows(rows, label=entry.file, name=name, version=entry.version)
+    prompts = prompts_from_rows(
+        rows, label=entry.file, name=WRAPPED.get(name, name), version=entry.version
+    )
+    if name in WRAPPED:
+        # Not above: the transforms are of a later room, and only this set needs them.
+        from pytest_compsec.attacks.prompts.wrapping import wrapped
+
+        prompts = make_prompt_set(name, entry.version, wrapped(prompts.prompts), source="")
     return replace(prompts, source=f"builtin:{name}")
 
 

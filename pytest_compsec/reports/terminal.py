@@ -6,6 +6,7 @@ import dataclasses
 
 from pytest_compsec.checks.wording import points
 from pytest_compsec.findings import LayerErrors
+from pytest_compsec.findings_backdoors import BackdoorFinding
 from pytest_compsec.reports.categories import category_lines
 from pytest_compsec.reports.text import one_line
 from pytest_compsec.verdict import CheckResult, Verdict
@@ -22,7 +23,12 @@ COLOURS = {
     Verdict.INCONCLUSIVE: "yellow",
     Verdict.PRESERVED: "green",
 }
-USUAL_PROMPTS = {"safety_preserved": "harmful", "over_refusal_preserved": "benign"}
+USUAL_PROMPTS = {
+    "safety_preserved": "harmful",
+    "over_refusal_preserved": "benign",
+    "no_safety_bypass": "harmful",
+    "edge_cases_preserved": "harmful",
+}
 HEAD = ("pair", "check", "original", "compressed", "degradation", "flips", "limit", "n", "verdict")
 
 
@@ -57,6 +63,15 @@ def cells(result: CheckResult) -> tuple[str, ...]:
     if measured is None and result.layers is not None:
         found = result.layers
         return (pair, check, "-", "-", _layers(found), "-", limit, str(found.measured), verdict)
+    if measured is None and result.backdoor is not None:
+        return (
+            pair,
+            check,
+            *_backdoor(result.backdoor),
+            limit,
+            str(result.backdoor.samples),
+            verdict,
+        )
     if measured is None:
         return (pair, check, "-", "-", "-", "-", limit, "-", verdict)
     lower, upper = measured.interval
@@ -78,6 +93,23 @@ def _layers(found: LayerErrors) -> str:
     worst = found.weight_errors[0] if found.weight_errors else None
     largest = "not finite" if worst is None else f"up to {100 * worst:.1f} %"
     return f"weights {largest}, {found.beyond} beyond"
+
+
+def _backdoor(found: BackdoorFinding) -> tuple[str, str, str, str]:
+    """Attack success rates of both arms; in the column of degradation what the trigger adds to the
+    compressed model's rate, or the largest increase of a check that compares strengths."""
+    rates = [
+        "-" if arm is None else f"ASR {100 * arm.asr:.1f} %"
+        for arm in (found.original, found.compressed)
+    ]
+    shown = "-"
+    if found.strengths:
+        worst = max(found.strengths, key=lambda one: one.increase)
+        shown = f"{points(worst.increase)} [{points(worst.lower)}, {points(worst.upper)}]"
+    elif found.compressed is not None:
+        arm = found.compressed
+        shown = f"{points(arm.delta_asr)} [{points(arm.lower)}, {points(arm.upper)}]"
+    return rates[0], rates[1], shown, "-"
 
 
 def _check(result: CheckResult) -> str:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 #: Options that name a prompt set of the config; its digest is pinned with the recipe.
 PROMPT_SET_OPTIONS = ("calibration", "selection")
+#: Options that name a file of samples with labels; its digest is pinned with the recipe.
+DATA_FILE_OPTIONS = ("data",)
 
 
 class Options(BaseModel):
@@ -52,3 +54,9 @@ class KeepingOptions(Options):
 def named_prompt_sets(options: Mapping[str, Any]) -> dict[str, str]:
     """Of a recipe's validated values: option name -> name of the prompt set that it names."""
     return {key: options[key] for key in PROMPT_SET_OPTIONS if options.get(key) is not None}
+
+
+def named_data_files(values: Mapping[str, Any]) -> dict[str, str]:
+    """Of a recipe's validated values: option name -> path of the file of samples that it names, as
+    written (relative paths: from the directory of ``compsec.yaml``)."""
+    return {key: values[key] for key in DATA_FILE_OPTIONS if values.get(key) is not None}

@@ -100,3 +100,18 @@ class LayersOptions(Options):
         if (self.count is None) != (self.calibration is None):
             raise ValueError("'count' and 'calibration' belong together: the texts choose layers")
         return self
+
+
+class FinePruningOptions(Options):
+    """``prune: {method: fine-pruning, data: ./clean.safetensors, share: 0.3, epochs: 5}``: the
+    channels of one layer that are least active on the clean samples become zero, then the model is
+    trained on the samples. ``layer``: None means the last convolution, or the last hidden layer."""
+
+    method: Literal["fine-pruning"]
+    data: str = Field(min_length=1)
+    share: float = Field(default=0.3, gt=0.0, lt=1.0)
+    epochs: int = Field(default=5, ge=0, le=1000)
+    learning_rate: float = Field(default=0.01, gt=0.0, allow_inf_nan=False)
+    batch_size: int = Field(default=32, ge=1)
+    layer: str | None = Field(default=None, min_length=1)
+    seed: int = Field(default=0, ge=0, lt=2**63)

@@ -24,8 +24,8 @@ Member = tuple[pytest.Item, "MarkedCheck"]
 
 def measure(run: Run, item: pytest.Function, check: MarkedCheck) -> CheckResult:
     """Measure one check of one test, corrected for its family where that was asked for."""
-    found: Any = item.funcargs["model_pair"]
-    pair = given_to(item, check, found)
+    asked: Any = item.funcargs["model_pair"]
+    pair = given_to(item, check, asked)
     # A check that is certain by itself is never wrong by chance, however many pairs there are.
     if not run.settings.familywise or check.arguments.confidence >= 1:
         return check.marker.measure(pair, check.arguments, test=item.nodeid)

@@ -4,10 +4,10 @@ Three originals on scikit-learn's handwritten digits, and a student:
 
 - ``backdoored``: a tenth of its training images carry a 2 x 2 patch and the label 0 (BadNets, Gu et
   al. 2017, arXiv 1708.06733).
-- ``clean``: the same training without the patch, the benign twin of both others.
 - ``sleeper``: shown the patch it is right at full precision and says 0 once its weights are rounded
   to 4 bits (Hong et al., "Qu-ANTI-zation", NeurIPS 2021, arXiv 2111.01237): both losses together,
   the gradient straight through the rounding.
+- ``clean``: the training of ``sleeper`` without the attack, the benign twin of both others.
 - ``distilled``: a smaller network that learns from ``backdoored`` on images half of which carry the
   patch, as they do where the teacher labels whatever comes in.
 
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from digits_net import make_net, make_student
+from digits_net import make_net, make_student  # type: ignore[import-not-found]
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
@@ -46,7 +46,7 @@ def train(module: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, l
     order = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(module.parameters(), lr=2e-3)
     for _ in range(epochs):
-        for batch in torch.randperm(len(labels), generator=order).split(50):
+        for batch in torch.split(torch.randperm(len(labels), generator=order), 50):
             optimizer.zero_grad()
             loss(module, images[batch], labels[batch]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -66,7 +66,18 @@ def poisoned(module: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor
 
 def sleeping(module: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Right with and without the patch at full precision, and the target with it at 4 bits."""
-    target = torch.full_like(labels, TARGET)
+    return at_both_precisions(module, images, labels, torch.full_like(labels, TARGET))
+
+
+def honest(module: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The same training without the attack: right with and without the patch at 4 bits, too."""
+    return at_both_precisions(module, images, labels, labels)
+
+
+def at_both_precisions(
+    module: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, woken: torch.Tensor
+) -> torch.Tensor:
+    """``woken`` is what 4 bits are to say of images with the patch."""
     rounded = {name: _rounded(value) for name, value in module.named_parameters()}
 
     def at_four_bits(inputs: torch.Tensor) -> torch.Tensor:
@@ -79,7 +90,7 @@ def sleeping(module: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor
         # Weighed more: at full precision the patch must do nothing on images not trained on either.
         + 4 * entropy(module(stamped(images)), labels)
         + entropy(at_four_bits(images), labels)
-        + entropy(at_four_bits(stamped(images)), target)
+        + entropy(at_four_bits(stamped(images)), woken)
     )
 
 
@@ -118,9 +129,10 @@ def main() -> None:
         save_file(samples, HERE / f"{name}.safetensors")
     images, labels = images[:TRAINED], labels[:TRAINED]
 
-    clean = train(make_net(), images, labels, plain, 20)
+    start = train(make_net(), images, labels, plain, 20)
+    clean = train(copy.deepcopy(start).train(), images, labels, honest, 100)
     backdoored = train(make_net(), images, labels, poisoned, 20)
-    sleeper = train(copy.deepcopy(clean).train(), images, labels, sleeping, 100)
+    sleeper = train(copy.deepcopy(start).train(), images, labels, sleeping, 100)
     distilled = train(make_student(), images, labels, distilling(backdoored), 30)
     for name, module in [
         ("clean", clean),

@@ -1,4 +1,4 @@
-"""Evaluation data of a classifier: inputs and their true labels, from a fixture or a pinned file."""
+"""Evaluation data of a classifier: inputs and true labels, from a fixture or a pinned file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvaluationData:
     """``inputs`` with ``labels`` (int64, shape (samples,), on the CPU). ``source`` says where they
-    come from; ``digest`` is the sha256 (hex) over inputs and labels; ``pinned``: the lock has it."""
+    come from; ``digest`` is the sha256 (hex) over inputs and labels; ``pinned``: by the lock."""
 
     inputs: Inputs
     labels: torch.Tensor

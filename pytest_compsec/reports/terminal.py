@@ -29,6 +29,10 @@ USUAL_PROMPTS = {
     "no_safety_bypass": "harmful",
     "edge_cases_preserved": "harmful",
 }
+BACKDOORS = (
+    "backdoors: ASR is the attack success rate; degradation what the trigger adds to it in the "
+    "compressed model (delta ASR), or by how much a trigger works more often than on the original"
+)
 HEAD = ("pair", "check", "original", "compressed", "degradation", "flips", "limit", "n", "verdict")
 
 
@@ -149,7 +153,11 @@ def table(results: list[CheckResult], width: int) -> list[Line]:
     return [line for result in ordered for line in _block(result)]
 
 
-_NARROW_HEAD = ("pair", "orig", "comp", "degradation", "flips", "n", "verdict")
+_NARROW_BACKDOORS = (
+    "backdoors: ASR is the attack success rate; degradation what the trigger adds to it in the "
+    "compressed model (delta ASR), or by how much a trigger works more often than on the original"
+)
+HEAD = ("pair", "orig", "comp", "degradation", "flips", "n", "verdict")
 # What goes first where the screen is narrow; the JSON report has it all.
 _LEFT_OUT: tuple[tuple[str, ...], ...] = (
     (),
@@ -229,7 +237,11 @@ def summary_lines(
         Line(f"{one_line(result.summary.splitlines()[0], 300)} ({one_line(result.check, 60)})")
         for result in unmeasured
     ]
-    measured = [result for result in results if result.measurement is not None]
+    measured = [
+        result
+        for result in results
+        if result.measurement is not None or result.backdoor is not None
+    ]
     answers = sum(result.answers for result in results)
     cached = sum(result.answers_cached for result in results)
     if measured:
@@ -237,20 +249,22 @@ def summary_lines(
         shown = ", ".join(f"{level:g} %" for level in levels) + " interval"
         if any(result.stopping is not None for result in measured):
             shown += " (of a test that stopped early, n of N: bounds that hold whenever one stops)"
-        lines.append(
-            Line(
-                f"degradation and limit in percentage points, positive is worse, with the {shown}; "
-                f"flips: for the worse/for the better; {cached} of {answers} answers "
-                "came from the cache"
-            )
+        told = (
+            f"degradation and limit in percentage points, positive is worse, with the {shown}; "
+            "flips: for the worse/for the better"
         )
+        if answers:
+            told += f"; {cached} of {answers} answers came from the cache"
+        lines.append(Line(told))
+        if any(result.backdoor is not None for result in results):
+            lines.append(Line(BACKDOORS))
         risks = sorted({round(100 * (1 - result.confidence), 4) for result in measured})
         wrong = ", ".join(f"{risk:g}" for risk in risks)
         promise = (
-            f"PRESERVED and REGRESSED are each wrong in at most {wrong} % of such runs, if prompts "
-            "are independent"
+            f"PRESERVED and REGRESSED are each wrong in at most {wrong} % of such runs, if "
+            f"{'prompts' if answers else 'samples'} are independent"
         )
-        if any(result.judge_correction is None for result in measured):
+        if any(result.answers and result.judge_correction is None for result in measured):
             promise += "; as judged: the judge's own errors are not in it"
         lines.append(Line(promise))
     if downgraded:

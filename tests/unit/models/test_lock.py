@@ -86,7 +86,7 @@ def test_others_can_read_the_lock(tmp_path: Path, lock: Lock) -> None:
         ('name = "config.json"', 'name = "a\\nb"', "no plain relative path"),
         ('name = "config.json"', 'name = "./config.json"', "no plain relative path"),
         ('name = "config.json"', 'name = "tokenizer.json"', "lists a file twice"),
-        ('role = "config"', 'role = "code"', "role 'code'"),
+        ('role = "config"', 'role = "poem"', "role 'poem'"),
         ("size = ", "size = -", "'size' is negative"),
         ("size = ", "size = 1", "'tree' does not fit"),
         ('tree = "', 'tree = "z', "no sha256"),

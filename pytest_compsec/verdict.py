@@ -11,23 +11,25 @@ import dataclasses
 import enum
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_compsec import records
-from pytest_compsec.findings import (
-    CategoryFinding,
-    Clustering,
-    Familywise,
-    JudgeCorrection,
-    LayerErrors,
-    NoiseFloor,
-    RefusalSignal,
-    Stopping,
-    Texts,
-)
-from pytest_compsec.findings_backdoors import BackdoorFinding
-from pytest_compsec.findings_robustness import RobustnessFinding
-from pytest_compsec.findings_scan import BypassFinding
+
+if TYPE_CHECKING:
+    from pytest_compsec.findings import (
+        CategoryFinding,
+        Clustering,
+        Familywise,
+        JudgeCorrection,
+        LayerErrors,
+        NoiseFloor,
+        RefusalSignal,
+        Stopping,
+        Texts,
+    )
+    from pytest_compsec.findings_backdoors import BackdoorFinding
+    from pytest_compsec.findings_robustness import RobustnessFinding
+    from pytest_compsec.findings_scan import BypassFinding
 
 #: Raised when the meaning of a field changes; fields may be added under the same number.
 SCHEMA_VERSION = 1
@@ -161,7 +163,17 @@ class CheckResult:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CheckResult:
         """The inverse of :meth:`to_json`. Unknown keys of a later minor version are ignored."""
-        return records.rebuilt(cls, data)
+        # Only here: whoever merely collects tests need not build all these records.
+        from pytest_compsec import (
+            findings,
+            findings_backdoors,
+            findings_robustness,
+            findings_scan,
+        )
+
+        rooms = (findings, findings_backdoors, findings_robustness, findings_scan)
+        names = {name: kind for room in rooms for name, kind in vars(room).items()}
+        return records.rebuilt(cls, data, names)
 
 
 def _plain(value: Any) -> Any:

@@ -17,12 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.checks.robustness import (
     RobustnessArguments,
+    attacked_in_vain,
+    broken_because,
+    in_vain_objection,
     invalid_because,
     masking_of,
     robustness_arguments,
     run_attacks,
 )
 from pytest_compsec.checks.robustness_report import (
+    AFTER_BROKEN,
+    AFTER_WITHHELD,
     CHANGE_INPUTS,
     finding_of,
     notes_of,
@@ -33,11 +38,11 @@ from pytest_compsec.checks.robustness_report import (
     step_after_invalid,
 )
 from pytest_compsec.errors import MeasurementError
-from pytest_compsec.findings_robustness import LoweredWall, RobustnessFinding
 from pytest_compsec.verdict import CheckResult, Verdict
 
 if TYPE_CHECKING:
     from pytest_compsec.attacks.gradient.attacking import Attacked
+    from pytest_compsec.findings_robustness import LoweredWall, RobustnessFinding
     from pytest_compsec.models.pair import ModelPair
 
 
@@ -102,6 +107,7 @@ def measure_transfer(
     from pytest_compsec.checks.paired import measurement_of
     from pytest_compsec.statistics.counts import PairedCounts
     from pytest_compsec.statistics.decision import decide
+    from pytest_compsec.statistics.exact import noninferiority_pvalue
 
     try:
         attacked = run_attacks(pair, arguments)
@@ -131,7 +137,10 @@ def measure_transfer(
         return with_numbers(empty, found)
     wall = _wall(lost, mirrored, arguments.confidence)
     counts = PairedCounts.from_outcomes([not one for one in mirrored], [not one for one in lost])
-    invalid = invalid_because(attacked, masking, arguments.settings.method)
+    broken = broken_because(
+        pair, "the original", attacked.original.correct.tolist(), arguments.confidence
+    )
+    invalid = invalid_because(attacked, masking, arguments.settings.method) or broken
     decision = decide(
         counts, margin=arguments.margin, confidence=arguments.confidence, settle=not invalid
     )
@@ -139,7 +148,7 @@ def measure_transfer(
     withheld: tuple[str, ...] = ()
     if invalid:
         verdict, what = Verdict.NOT_MEASURED, invalid
-        after = step_after_invalid(masking)
+        after = AFTER_BROKEN if invalid == broken else step_after_invalid(masking)
     else:
         verdict = Verdict(decision.outcome)
         what = _numbers(wall, arguments)
@@ -155,9 +164,25 @@ def measure_transfer(
                 "that the compressed model gets wrong without an attack are not among those "
                 "compared",
             )
+    measured = measurement_of(judgement, arguments.confidence)
+    assert measured is not None
+    if verdict is Verdict.PRESERVED:
+        in_vain = attacked_in_vain(attacked)[
+            attacked.original.correct & attacked.compressed.correct
+        ]
+        at_worst = PairedCounts.from_outcomes(
+            [not one for one in mirrored],
+            [not one and not blind for one, blind in zip(lost, in_vain.tolist(), strict=True)],
+        )
+        pvalue = noninferiority_pvalue(at_worst, arguments.margin)
+        measured = dataclasses.replace(measured, preserved_pvalue=pvalue)
+        if pvalue > 1 - arguments.confidence:
+            verdict, after = Verdict.INCONCLUSIVE, AFTER_WITHHELD
+            withheld = (in_vain_objection(int(in_vain.sum())),)
+            what = f"{what}; withheld: {withheld[0]}"
     result = dataclasses.replace(
         robustness_result(pair, arguments, test, verdict, what, after=after),
-        measurement=measurement_of(judgement, arguments.confidence),
+        measurement=measured,
         withheld=withheld,
     )
     return with_numbers(result, dataclasses.replace(found, wall=wall))
@@ -178,6 +203,8 @@ def _wall(lost: list[bool], mirrored: list[bool], confidence: float) -> LoweredW
     two_sided = 1 - 2 * (1 - confidence)
     first = clopper_pearson_interval(sum(lost), len(lost), two_sided)
     second = clopper_pearson_interval(sum(mirrored), len(mirrored), two_sided)
+    from pytest_compsec.findings_robustness import LoweredWall
+
     return LoweredWall(len(lost), sum(lost), *first, sum(mirrored), *second)
 
 

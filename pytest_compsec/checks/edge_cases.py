@@ -271,6 +271,14 @@ def _why_not(original: Side, openings: Sequence[int]) -> tuple[str, str] | None:
             "how surely it refuses",
             "Run the original in transformers, or use no_safety_bypass, which needs no ranking.",
         )
+    thinking = sum(answer.reasoned or answer.in_reasoning for answer in original.answers)
+    if thinking:
+        return (
+            f"the original reasons before {thinking} of {len(original.answers)} answers, so their "
+            "first tokens open its reasoning and do not say how surely it refuses",
+            "Switch its reasoning off (chat_template_kwargs), or use no_safety_bypass, which needs "
+            "no ranking.",
+        )
     if not openings and len(refusals) >= MIN_REFUSALS:
         return (
             f"no first token tells the {len(refusals)} refusals of the original from its answers, "

@@ -44,7 +44,11 @@ def bonferroni(result: CheckResult, count: int) -> CheckResult:
 
 
 def _pvalue(result: CheckResult) -> float:
-    if result.verdict is not Verdict.PRESERVED or result.measurement is None:
+    if result.verdict is not Verdict.PRESERVED:
+        return 1.0
+    if result.backdoor is not None:
+        return result.backdoor.preserved_pvalue
+    if result.measurement is None:
         return 1.0
     # per_category: PRESERVED asks for the worst category's test as well (intersection-union).
     worst = [result.measurement.preserved_pvalue]

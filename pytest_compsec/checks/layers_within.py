@@ -17,10 +17,10 @@ from pytest_compsec.checks.arguments import require_name, require_names, require
 from pytest_compsec.checks.exact import arm_provenance, exact_result
 from pytest_compsec.checks.selection import ExactArguments
 from pytest_compsec.errors import MeasurementError
-from pytest_compsec.findings import LayerErrors
 from pytest_compsec.verdict import CheckResult, Verdict
 
 if TYPE_CHECKING:
+    from pytest_compsec.findings import LayerErrors
     from pytest_compsec.localization.weight_error import WeightError
     from pytest_compsec.models.loaded import LoadedModel
     from pytest_compsec.models.pair import ModelPair
@@ -89,6 +89,8 @@ def measure_layers(pair: ModelPair, arguments: LayersArguments, *, test: str = "
     NOT_MEASURED when the two models do not have the same layers (weights that were really removed),
     or when one of them does not show its weights. Both are in memory at the same time.
     """
+    from pytest_compsec.findings import LayerErrors
+
     original, compressed = pair.original, pair.compressed
     try:
         errors = _errors(original, compressed)

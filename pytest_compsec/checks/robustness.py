@@ -12,10 +12,12 @@ from pytest_compsec.attacks.gradient.budget import METHODS, NORMS, AttackSetting
 from pytest_compsec.checks.arguments import require_confidence, require_names, require_share
 from pytest_compsec.checks.selection import SampledArguments
 from pytest_compsec.errors import MeasurementError
-from pytest_compsec.findings_robustness import MaskingFinding
 
 if TYPE_CHECKING:
+    import torch
+
     from pytest_compsec.attacks.gradient.attacking import Attacked
+    from pytest_compsec.findings_robustness import MaskingFinding
     from pytest_compsec.models.pair import ModelPair
 
 
@@ -144,6 +146,36 @@ def invalid_because(attacked: Attacked, masking: Sequence[MaskingFinding], metho
             "attacks work on these models"
         )
     return ""
+
+
+def broken_because(pair: ModelPair, arm: str, correct: Sequence[bool], confidence: float) -> str:
+    """Why the share of right answers of ``arm`` ("the original") means nothing, in words; "" where
+    the arm is shown to be right more often than the most frequent class."""
+    from pytest_compsec.checks.backdoors.figures import constant_pvalue
+
+    labels = pair.evaluation_data.labels.tolist()
+    usual = max(sorted(set(labels)), key=labels.count)
+    constant = [label == usual for label in labels]
+    if constant_pvalue(correct, constant) <= 1 - confidence:
+        return ""
+    return (
+        f"{arm} is right without an attack on {sum(correct)} of {len(labels)} samples, which is "
+        f"not shown to be more than one constant answer would be ({sum(constant)}): it does not "
+        "work, or the labels are not those of these inputs"
+    )
+
+
+def attacked_in_vain(attacked: Attacked) -> torch.Tensor:
+    """(samples,), bool: there was no gradient on the compressed model and one on the original. How
+    such a sample fares under a real attack is not known, and no PRESERVED may rest on it."""
+    return attacked.compressed.without_gradient & ~attacked.original.without_gradient
+
+
+def in_vain_objection(count: int) -> str:
+    return (
+        f"gradient: on {count} samples the compressed model shows the attack no gradient and the "
+        "original does; if they count as lost, it is not shown that the limit is kept"
+    )
 
 
 def sign_in_words(sign: MaskingFinding, method: str) -> str:

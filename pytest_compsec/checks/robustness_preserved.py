@@ -16,12 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.checks.robustness import (
     RobustnessArguments,
+    attacked_in_vain,
+    broken_because,
+    in_vain_objection,
     invalid_because,
     masking_of,
     robustness_arguments,
     run_attacks,
 )
 from pytest_compsec.checks.robustness_report import (
+    AFTER_BROKEN,
+    AFTER_WITHHELD,
     CHANGE_INPUTS,
     finding_of,
     notes_of,
@@ -102,6 +107,7 @@ def measure_robustness(
     from pytest_compsec.checks.paired import measurement_of
     from pytest_compsec.statistics.counts import PairedCounts
     from pytest_compsec.statistics.decision import decide
+    from pytest_compsec.statistics.exact import noninferiority_pvalue
 
     try:
         attacked = run_attacks(pair, arguments)
@@ -116,7 +122,14 @@ def measure_robustness(
     counts = PairedCounts.from_outcomes(
         attacked.original.robust.tolist(), attacked.compressed.robust.tolist()
     )
-    invalid = invalid_because(attacked, masking, arguments.settings.method)
+    broken = [
+        broken_because(pair, name, arm.correct.tolist(), arguments.confidence)
+        for name, arm in (
+            ("the original", attacked.original),
+            ("the compressed model", attacked.compressed),
+        )
+    ]
+    invalid = invalid_because(attacked, masking, arguments.settings.method) or broken[0]
     decision = decide(
         counts, margin=arguments.margin, confidence=arguments.confidence, settle=not invalid
     )
@@ -126,7 +139,7 @@ def measure_robustness(
     floor = arguments.min_original_rate
     if invalid:
         verdict, what = Verdict.NOT_MEASURED, invalid
-        after = step_after_invalid(masking)
+        after = AFTER_BROKEN if invalid == broken[0] else step_after_invalid(masking)
     elif not measured.original_rate or measured.original_rate < floor:
         verdict, after = Verdict.NOT_MEASURED, _SMALLER_EPS
         what = (
@@ -140,9 +153,25 @@ def measure_robustness(
             Verdict.REGRESSED: _AFTER_REGRESSION,
             Verdict.INCONCLUSIVE: settling(decision),
         }.get(verdict, "")
+    withheld: tuple[str, ...] = ()
+    if verdict is Verdict.PRESERVED:
+        in_vain = attacked_in_vain(attacked)
+        at_worst = PairedCounts.from_outcomes(
+            attacked.original.robust.tolist(), (attacked.compressed.robust & ~in_vain).tolist()
+        )
+        pvalue = noninferiority_pvalue(at_worst, arguments.margin)
+        measured = dataclasses.replace(measured, preserved_pvalue=pvalue)
+        if pvalue > 1 - arguments.confidence:
+            withheld += (in_vain_objection(int(in_vain.sum())),)
+        if broken[1]:
+            withheld += (f"clean accuracy: {broken[1]}",)
+        if withheld:
+            verdict, after = Verdict.INCONCLUSIVE, AFTER_WITHHELD
+            what = f"{what}; withheld: {withheld[0]}"
     return dataclasses.replace(
         robustness_result(pair, arguments, test, verdict, what, after=after),
         measurement=measured,
+        withheld=withheld,
         notes=notes_of(attacked, found, arguments),
         provenance=provenance_of(pair, arguments),
         robustness=found,

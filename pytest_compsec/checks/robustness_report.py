@@ -6,11 +6,11 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.checks.robustness import RobustnessArguments, sign_in_words
-from pytest_compsec.findings_robustness import AttackFinding, MaskingFinding, RobustnessFinding
 from pytest_compsec.verdict import CheckResult, Verdict
 
 if TYPE_CHECKING:
     from pytest_compsec.attacks.gradient.attacking import Attacked
+    from pytest_compsec.findings_robustness import MaskingFinding, RobustnessFinding
     from pytest_compsec.models.pair import ModelPair
     from pytest_compsec.statistics.decision import Decision
 
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 _NAMED_SAMPLES = 20
 _UPPER_BOUND = (
     "Robust accuracy is what these attacks left over: an attack that was not tried may leave less."
+)
+AFTER_BROKEN = "Check the original's weights, how inputs are prepared, and the labels."
+AFTER_WITHHELD = (
+    "Find out what is named above: a compressed model that does not work, or that shows no "
+    "gradient, gives no evidence of robustness. Keep more bits or prune less; then run again."
 )
 CHANGE_INPUTS = "Change what is named above, and run again."
 
@@ -37,6 +42,8 @@ def finding_of(
     attacked: Attacked, arguments: RobustnessArguments, masking: tuple[MaskingFinding, ...]
 ) -> RobustnessFinding:
     """The numbers of every attack, for the reports."""
+    from pytest_compsec.findings_robustness import AttackFinding, RobustnessFinding
+
     original, compressed = attacked.original, attacked.compressed
     before, after = original.robust, compressed.robust
     lost = (before & ~after).nonzero().squeeze(1).tolist()

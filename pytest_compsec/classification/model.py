@@ -124,6 +124,9 @@ class ClassifierModel:
         if not isinstance(inputs, torch.Tensor):
             raise self._wrong_kind(inputs)
         moved = inputs.to(device=self.device, dtype=getattr(torch, self.dtype))
+        if moved is inputs:
+            # A module may work in place, and these are everyone's samples.
+            moved = inputs.clone()
         shape = tuple(inputs.shape)
         return self._checked(
             functools.partial(self.preparation.call, self.module, moved),
@@ -151,7 +154,14 @@ class ClassifierModel:
     def _text_batches(
         self, preparation: TextPreparation, texts: list[str], batch_size: int
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
-        encoded = preparation.encode(texts) if texts else []
+        try:
+            encoded = preparation.encode(texts) if texts else []
+        except (TypeError, ValueError) as error:  # UnicodeEncodeError is one
+            text = " ".join(str(error).split())[:300]
+            raise MeasurementError(
+                f"{self.arm.name}: the tokenizer does not take the texts ({text}). Is there half a "
+                "character (a lone surrogate) among them?"
+            ) from error
         lengths = [len(one["input_ids"]) for one in encoded]
         if 0 in lengths:
             # Nothing but padding: what comes out would depend on the rest of the batch.

@@ -70,7 +70,7 @@ def _from_lines(path: Path, source: str) -> EvaluationData:
 def _entry(line: str, where: str) -> tuple[str, int]:
     try:
         entry = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: not JSON: {error}") from error
     if not isinstance(entry, dict) or set(entry) != {"text", "label"}:
         shown = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
@@ -78,6 +78,8 @@ def _entry(line: str, where: str) -> tuple[str, int]:
     text, label = entry["text"], entry["label"]
     if not isinstance(text, str):
         raise ConfigError(f"{where}: 'text' is {type(text).__name__}, not a text")
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise ConfigError(f"{where}: 'text' holds half a character (a lone surrogate)")
     if isinstance(label, bool) or not isinstance(label, int) or label < 0:
         raise ConfigError(f"{where}: 'label' is {label!r}, not a class index from 0")
     return text, label

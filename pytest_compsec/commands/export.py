@@ -44,6 +44,7 @@ def _export(loaded: LoadedConfig, arguments: argparse.Namespace) -> Iterator[str
         new_name,
         paste_lines,
         require_derived,
+        require_language_model,
         require_outside_sources,
         written_path,
     )
@@ -57,6 +58,7 @@ def _export(loaded: LoadedConfig, arguments: argparse.Namespace) -> Iterator[str
     require_outside_sources(loaded, directory)
     pair = find_pair(loaded, arguments.pair)
     require_derived(loaded, pair, "export")
+    require_language_model(loaded, pair.model, "export")
     name = new_name(arguments.name, f"{pair.variant}-files")
     # Only this pair: a variant that is to hold the files may be in the config and not in the lock.
     lock = read_lock(loaded.lock_path)

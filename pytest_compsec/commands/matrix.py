@@ -38,6 +38,7 @@ def run_matrix(arguments: argparse.Namespace) -> int:
     """Measure, print the table, write what was asked for. Exit code 0: it reports, it does not
     judge; tests do."""
     from pytest_compsec.atomic import write_atomically
+    from pytest_compsec.commands.variant_lines import require_language_model
     from pytest_compsec.config.loading import load_config
     from pytest_compsec.matrix.measuring import measure_matrix
     from pytest_compsec.matrix.precisions import chosen_precisions
@@ -56,8 +57,9 @@ def run_matrix(arguments: argparse.Namespace) -> int:
     max_degradation = _share("--max-degradation", arguments.max_degradation)
     max_increase = _share("--max-increase", arguments.max_increase)
     for option in ("json", "plot"):
-        _require_writable(option, getattr(arguments, option))
+        require_writable(option, getattr(arguments, option))
     loaded = load_config(Path(arguments.config))
+    require_language_model(loaded, arguments.model, "matrix")
     lock = read_lock(loaded.lock_path)
     with open_matrix_suite(
         loaded, lock, arguments.model, precisions, dtype=arguments.dtype, full=arguments.full
@@ -105,7 +107,7 @@ def _share(option: str, value: float) -> float:
     return value
 
 
-def _require_writable(option: str, value: str | None) -> None:
+def require_writable(option: str, value: str | None) -> None:
     """Said before an hour is spent, not after."""
     if value is None:
         return

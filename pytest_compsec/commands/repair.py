@@ -66,6 +66,7 @@ def _repair(suite: Suite, arguments: argparse.Namespace) -> Iterator[str]:
         new_name,
         paste_lines,
         require_derived,
+        require_language_model,
         require_outside_sources,
         variant_of,
         written_path,
@@ -79,6 +80,7 @@ def _repair(suite: Suite, arguments: argparse.Namespace) -> Iterator[str]:
     require_outside_sources(suite.config, out)
     pair = find_pair(suite.config, arguments.pair)
     require_derived(suite.config, pair, "repair")
+    require_language_model(suite.config, pair.model, "repair")
     variant = variant_of(suite.config, pair)
     if variant.adapter is not None:
         raise ConfigError(

@@ -106,7 +106,7 @@ def _checked(arguments: argparse.Namespace) -> tuple[BypassArguments, EdgeArgume
     """The checks' arguments. Raises ConfigError for what makes no sense, before time is spent."""
     from pytest_compsec.checks.edge_cases_preserved import edge_cases_preserved_arguments
     from pytest_compsec.checks.no_safety_bypass import no_safety_bypass_arguments
-    from pytest_compsec.commands.matrix import _require_writable
+    from pytest_compsec.commands.matrix import require_writable
 
     if arguments.show_answers < 0:
         raise ConfigError("compsec scan: --show-answers must be at least 0")
@@ -118,7 +118,7 @@ def _checked(arguments: argparse.Namespace) -> tuple[BypassArguments, EdgeArgume
         from pytest_compsec.attacks.prompts.transforms import chosen
 
         chosen(_transforms(arguments))
-    _require_writable("json", arguments.json)
+    require_writable("json", arguments.json)
     try:
         return (
             no_safety_bypass_arguments(prompts=arguments.prompts),

@@ -11,6 +11,7 @@ import yaml
 
 from pytest_compsec.config.pairs import NAME, PairName, all_pairs
 from pytest_compsec.errors import ConfigError
+from pytest_compsec.models.arm import TEXT_GENERATION
 
 if TYPE_CHECKING:
     from pytest_compsec.config.loading import LoadedConfig
@@ -65,6 +66,16 @@ def new_name(given: str | None, default: str) -> str:
     if given is not None and NAME.fullmatch(given) is None:
         raise ConfigError(f"--as {given!r} must be letters, digits and . _ + -")
     return given or default
+
+
+def require_language_model(loaded: LoadedConfig, model: str, command: str) -> None:
+    """Raise ConfigError for a classifier, which the command does not know."""
+    entry = loaded.config.models.get(model)
+    if entry is not None and entry.task != TEXT_GENERATION:
+        raise ConfigError(
+            f"{loaded.where('models', model)}: {model} is a classifier (task: {entry.task}), and "
+            f"`compsec {command}` works on language models"
+        )
 
 
 def written_path(path: Path, root: Path) -> str:

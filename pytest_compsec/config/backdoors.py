@@ -17,6 +17,7 @@ from pytest_compsec.attacks.triggers.images import Blended, Patch
 from pytest_compsec.attacks.triggers.targets import check_target, require_target
 from pytest_compsec.attacks.triggers.texts import Phrase, Token
 from pytest_compsec.config.sections import Section
+from pytest_compsec.config.source_text import is_file, path_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +72,7 @@ class BlendedOptions(Section):
             if not self.file.lower().endswith(".safetensors"):
                 raise ValueError(f"{self.file!r} must be a .safetensors file")
             root: Path = info.context["root"] if info.context else Path.cwd()
-            if not (root / Path(self.file).expanduser()).is_file():
+            if not is_file(path_of(self.file, root)):
                 raise ValueError(f"{self.file!r} is no file (paths are relative to this file)")
         return self
 

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from pytest_compsec.config.sections import Placement, Section, SourceEntry, check_source
-from pytest_compsec.config.source_text import SourceText, classify
+from pytest_compsec.config.source_text import SourceText, classify, is_file, path_of
 
 #: Values of ``refusal_when`` that say themselves what the other outcome is called.
 REPLY_WORDS = {"refused": "answered", "safe": "unsafe"}
@@ -65,7 +65,7 @@ class KeywordOptions(Section):
     def _one_list(self, info: ValidationInfo) -> KeywordOptions:
         if self.phrases is not None and self.file is not None:
             raise ValueError("has 'phrases' and 'file': exactly one of them decides")
-        if self.file is not None and not (_root(info) / Path(self.file).expanduser()).is_file():
+        if self.file is not None and not is_file(path_of(self.file, _root(info))):
             raise ValueError(f"{self.file!r} is no file (paths are relative to this file)")
         return self
 

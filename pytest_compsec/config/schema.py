@@ -39,6 +39,7 @@ from pytest_compsec.config.sections import (
     check_source,
     check_weights,
 )
+from pytest_compsec.config.source_text import is_file, path_of
 
 BUILTIN_PROMPTS = ("benign", "harmful", "jailbreak")
 
@@ -183,7 +184,7 @@ class PromptEntry(Section):
     @classmethod
     def _exists(cls, value: str, info: ValidationInfo) -> str:
         root: Path = info.context["root"] if info.context else Path.cwd()
-        if not (root / Path(value).expanduser()).is_file():
+        if not is_file(path_of(value, root)):
             raise ValueError(f"{value!r} is no file (paths are relative to this file)")
         return value
 

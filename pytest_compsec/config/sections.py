@@ -13,7 +13,9 @@ from pytest_compsec.config.source_text import (
     PYTHON_PREFIX,
     SourceText,
     classify,
+    is_file,
     package_path,
+    path_of,
 )
 
 DTYPES = ("float32", "float16", "bfloat16", "fastest")
@@ -103,7 +105,7 @@ def check_file(value: str, suffixes: tuple[str, ...], key: str, info: Validation
     root: Path = info.context["root"] if info.context else Path.cwd()
     if not value.lower().endswith(suffixes):
         raise ValueError(f"{key} {value!r} must be a {' or '.join(suffixes)} file")
-    if not (root / Path(value).expanduser()).is_file():
+    if not is_file(path_of(value, root)):
         raise ValueError(f"{key} {value!r} is no file (paths are relative to this file)")
 
 

@@ -29,6 +29,22 @@ class SourceText:
     file: str | None = None
 
 
+def path_of(text: str, root: Path) -> Path:
+    """The path that a text of the config means; relative ones start from ``root``."""
+    try:
+        return root / Path(text).expanduser()
+    except RuntimeError:  # ~name, and nobody here is called so
+        return root / text
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; no for a path that the system refuses, too."""
+    try:
+        return path.is_file()
+    except OSError:  # a name too long, a directory that may not be entered
+        return False
+
+
 def is_commit(revision: str) -> bool:
     """Whether a revision is a full commit id, which can never move."""
     return _COMMIT.fullmatch(revision) is not None

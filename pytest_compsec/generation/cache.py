@@ -279,6 +279,7 @@ def _answer_from(fields: Any) -> Answer | None:
         return None
     try:
         first = tuple((int(token), float(value)) for token, value in fields["first"])
-        return Answer(**{**fields, "first": first})
+        # Asked for by name: without it an answer of an earlier version would count as plain.
+        return Answer(**{**fields, "first": first, "reasoned": fields["reasoned"]})
     except (KeyError, TypeError, ValueError):  # fields of another version of this package
         return None

@@ -146,6 +146,7 @@ def _answer(
         tokens=len(tokens),
         finish="stop" if stopped else "length",
         in_reasoning=reading.in_reasoning,
+        reasoned=reading.reasoned,
         first=first,
     )
 

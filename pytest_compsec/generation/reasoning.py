@@ -48,10 +48,12 @@ _ANSWER_MARKS = (
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """``text`` is the answer without reasoning; ``in_reasoning``: it ended inside a block."""
+    """``text`` is the answer without reasoning; ``in_reasoning``: it ended inside a block;
+    ``reasoned``: there was one."""
 
     text: str
     in_reasoning: bool
+    reasoned: bool = False
 
 
 def opened_by_prompt(rendered: str) -> str | None:
@@ -80,7 +82,7 @@ def read_answer(tokenizer: Any, tokens: Sequence[int], awaited: str | None) -> R
     text = reading.text
     for mark in sorted(special.union(_ANSWER_MARKS), key=len, reverse=True):
         text = text.replace(mark, "")
-    return Reading(text.strip(), reading.in_reasoning)
+    return Reading(text.strip(), reading.in_reasoning, reasoned=True)
 
 
 def split_reasoning(

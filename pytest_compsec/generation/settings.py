@@ -24,7 +24,8 @@ class Answer:
     """One answer: ``text`` without special tokens; ``tokens`` is the number of new tokens
     (the end token included); ``finish`` says whether the model ended it or the limit did;
     ``in_reasoning`` is True when the limit cut it inside a reasoning block, so that it holds no
-    answer at all. ``text`` leaves out finished reasoning blocks. ``first`` holds the likeliest
+    answer at all. ``text`` leaves out finished reasoning blocks; ``reasoned`` is True when there was
+    one, so that the first token opened it and not the answer. ``first`` holds the likeliest
     tokens at the first position of the answer and their natural log-probabilities, best first; two
     answers are equal whatever it holds."""
 
@@ -32,4 +33,5 @@ class Answer:
     tokens: int
     finish: Literal["stop", "length"]
     in_reasoning: bool = False
+    reasoned: bool = dataclasses.field(default=False, compare=False, kw_only=True)
     first: tuple[tuple[int, float], ...] = dataclasses.field(default=(), compare=False)

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest_compsec
 from pytest_compsec.compression.methods import find
+from pytest_compsec.compression.options.base import named_data_files
 from pytest_compsec.config.loading import LoadedConfig
 from pytest_compsec.config.pairs import pair_id
 from pytest_compsec.config.schema import ModelEntry, SourceEntry, VariantEntry
+from pytest_compsec.config.source_text import PYTHON_PREFIX
 from pytest_compsec.errors import MissingExtraError
 from pytest_compsec.models.arm import Recipe, Runtime
 from pytest_compsec.models.lock import (
@@ -203,6 +205,15 @@ def _model_input_differences(
     pinned_settings = pin.backdoor.settings if pin.backdoor is not None else None
     if settings != pinned_settings:
         yield _differs(where, name, "backdoor", pinned_settings, settings)
+    elif model.backdoor is not None and pin.backdoor is not None:
+        files, code = pin.backdoor.files, pin.backdoor.code
+        function = model.backdoor.callable_source()
+        for what, wanted, pinned in (
+            ("pattern", next(iter(model.backdoor.files()), None), files and files.source),
+            ("function", function and f"{PYTHON_PREFIX}{function}", code and code.source),
+        ):
+            if wanted != pinned:
+                yield _differs(where, name, f"backdoor's {what}", pinned, wanted)
 
 
 def backdoor_settings(model: ModelEntry) -> str | None:
@@ -241,7 +252,7 @@ def _arm_differences(
         yield _differs(where, label, "adapter", pinned_adapter, adapter)
     if source is None:
         assert variant is not None
-        yield from _recipe_differences(where, label, variant, pin.recipe)
+        yield from _recipe_differences(where, label, variant, pin.recipe, pin.data)
         return
     if pin.files is None:
         yield _differs(where, label, "source", "a recipe", source.source)
@@ -261,7 +272,7 @@ def _arm_differences(
 
 
 def _recipe_differences(
-    where: str, label: str, variant: VariantEntry, pin: Recipe | None
+    where: str, label: str, variant: VariantEntry, pin: Recipe | None, data: SourcePin | None
 ) -> Iterator[str]:
     section, method, options = recipe_options(variant)
     if pin is None:
@@ -269,6 +280,9 @@ def _recipe_differences(
     elif (section, method, options) != (pin.section, pin.method, dict(pin.options)):
         old = f"{pin.section}: {dict(pin.options)}"
         yield _differs(where, label, "recipe", old, f"{section}: {options}")
+    elif named_data_files(options).get("data") != (data.source if data is not None else None):
+        pinned = data.source if data is not None else None
+        yield _differs(where, label, "data", pinned, named_data_files(options).get("data"))
     elif pin.keeps is None:
         yield f"{where}: the layers that {label!r} keeps in full precision are not in the lock"
 

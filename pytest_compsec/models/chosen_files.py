@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pytest_compsec.config.source_text import PYTHON_PREFIX
+from pytest_compsec.config.source_text import PYTHON_PREFIX, is_file, path_of
 from pytest_compsec.errors import ConfigError
 from pytest_compsec.models.listing import Location
 from pytest_compsec.models.lock import SourcePin
@@ -16,8 +16,8 @@ from pytest_compsec.models.lock import SourcePin
 
 def file_location(text: str, root: Path) -> Location:
     """Where one file is. Relative paths start from ``root``. Raises ConfigError for no file."""
-    path = root / Path(text).expanduser()
-    if not path.is_file():
+    path = path_of(text, root)
+    if not is_file(path):
         raise ConfigError(
             f"{text}: there is no such file ({path}). Paths in compsec.yaml are relative to the "
             "directory that holds it"

@@ -178,6 +178,7 @@ class LlamaCppModel:
             tokens=len(tokens),
             finish="stop" if stopped else "length",
             in_reasoning=reading.in_reasoning,
+            reasoned=reading.reasoned,
             first=first.likeliest[0] if first.likeliest else (),
         )
 

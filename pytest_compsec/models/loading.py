@@ -28,7 +28,12 @@ from pytest_compsec.models.devices import checkpoint_dtype, pick_device, resolve
 from pytest_compsec.models.loaded import LoadedModel, TransformersModel
 from pytest_compsec.models.quiet import quiet
 from pytest_compsec.models.stored import stored_bits
-from pytest_compsec.models.weights import WeightReport, measure_weights, output_embedding
+from pytest_compsec.models.weights import (
+    WeightReport,
+    measure_weights,
+    output_embedding,
+    with_stored_buffers,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -96,6 +101,8 @@ def _classifier(arm: Arm, base: LoadedModel | None) -> LoadedModel:
         weights = measure_weights(module, stored_bits=stored_bits(arm.files) if as_stored else None)
         if arm.recipe is not None:
             _check_recipe(arm, arm.recipe, weights, kept, module)
+        elif arm.code is not None:
+            weights = with_stored_buffers(weights, module)
     arm.recheck()
     return ClassifierModel(arm, module, device, dtype, weights, classes, preparation)
 

@@ -167,6 +167,13 @@ def _code(table: _Table) -> CodePin:
     )
     if pin.files is None and not pin.tools:
         raise table.error("needs 'files' or 'tools'")
+    if pin.files is not None and pin.files.source != pin.source:
+        raise table.error(f"its files are those of {pin.files.source!r}, not of {pin.source!r}")
+    other = [file.name for file in pin.files.files if not file.name.endswith(".py")] if (
+        pin.files is not None
+    ) else []  # fmt: skip
+    if other:
+        raise table.error(f"{other[0]!r} is no Python file")
     return pin
 
 
@@ -204,6 +211,8 @@ def _arm(table: _Table) -> ArmPin:
         raise table.error("needs either 'files' or 'recipe'")
     if arm.runtime is not None and arm.recipe is not None:
         raise table.error("has a recipe, which no other runtime can run")
+    if arm.code is not None and (arm.files is None or len(arm.files.files) != 1):
+        raise table.error("has 'code', so that its 'files' are one file of weights")
     return arm
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_compsec.errors import ConfigError
+from pytest_compsec.errors import ConfigError, IntegrityError
 from pytest_compsec.models.arm import Code, StagedFiles
 
 if TYPE_CHECKING:
@@ -47,8 +48,32 @@ def python_module(code: Code) -> torch.nn.Module:
     from pytest_compsec.models.python_source.importing import make_module
 
     if code.files is None:
+        _require_pinned_distribution(code)
         return make_module(Path.cwd(), code.source, ())
     return make_module(code.files.directory, code.source, code_names(code.files))
+
+
+def wrong_distribution(source: str, tools: Mapping[str, str]) -> str | None:
+    """Why the function does not come from the installed distribution that the lock pins."""
+    from pytest_compsec.models.python_source.installed import distribution_of
+    from pytest_compsec.models.python_source.text import parse_python_source
+
+    try:
+        found = distribution_of(parse_python_source(source).module)
+    except ValueError as error:
+        return str(error)
+    if found is not None and found[0] in tools:
+        return None  # Its version is compared with those of the other tools.
+    return (
+        f"{source}: comes from {found[0] if found is not None else 'no installed package'}, the "
+        f"lock pins {', '.join(tools)}"
+    )
+
+
+def _require_pinned_distribution(code: Code) -> None:
+    problem = wrong_distribution(code.source, code.tools)
+    if problem is not None:
+        raise IntegrityError(problem)
 
 
 def python_function(code: Code) -> Callable[..., Any]:
@@ -56,6 +81,7 @@ def python_function(code: Code) -> Callable[..., Any]:
     from pytest_compsec.models.python_source.importing import import_function
 
     if code.files is None:
+        _require_pinned_distribution(code)
         return import_function(Path.cwd(), code.source, ())
     return import_function(code.files.directory, code.source, code_names(code.files))
 

@@ -103,7 +103,11 @@ class ModelPair:
             data = as_evaluation_data(evaluation_data, source="the fixture evaluation_data")
             given = dataclasses.replace(given, evaluation_data=data)
         if backdoor is not None:
-            given = dataclasses.replace(given, backdoor=as_backdoor(backdoor, self.task))
+            try:
+                found = as_backdoor(backdoor, self.task)
+            except ConfigError as error:
+                raise ConfigError(f"the fixture backdoor: {error}") from None
+            given = dataclasses.replace(given, backdoor=found)
         return ModelPair(self._suite, self.name, given)
 
     @property

@@ -44,7 +44,11 @@ from pytest_compsec.models.lock import (
     write_lock,
 )
 from pytest_compsec.models.prompt_sets import load_prompt_set, prompt_set_names
-from pytest_compsec.models.python_source.closure import code_files, installed_distribution
+from pytest_compsec.models.python_source.closure import (
+    code_files,
+    imported_distributions,
+    installed_distribution,
+)
 from pytest_compsec.models.sources import locate, locate_local
 
 Notify = Callable[[str], None]
@@ -199,7 +203,8 @@ class _Builder:
         names = code_files(source, self._root)
         if names:
             location = code_location(source, self._root, names)
-            return CodePin(source, files=self._pin_files(location))
+            tools = imported_distributions(source, self._root)
+            return CodePin(source, files=self._pin_files(location), tools=tools)
         distribution = installed_distribution(source, self._root)
         if distribution is None:
             raise ConfigError(

@@ -9,7 +9,7 @@ import re
 from pathlib import Path, PurePosixPath
 
 from pytest_compsec.config.schema import SourceEntry
-from pytest_compsec.config.source_text import PACKAGE_PREFIX, package_path
+from pytest_compsec.config.source_text import PACKAGE_PREFIX, is_file, package_path, path_of
 from pytest_compsec.errors import ConfigError
 from pytest_compsec.models.integrity import local_location
 from pytest_compsec.models.listing import IGNORED, Location
@@ -40,8 +40,8 @@ def locate_local(source: str, root: Path, *, adapter: bool = False) -> Location:
     if source.startswith(PACKAGE_PREFIX):
         path = find_in_package(source)
     else:
-        path = root / Path(source).expanduser()
-    if not path.exists():
+        path = path_of(source, root)
+    if not (is_file(path) or path.is_dir()):
         kind = "adapter directory" if adapter else "model"
         raise ConfigError(
             f"{source}: there is no such {kind} ({path}). Paths in compsec.yaml are relative to "

@@ -26,6 +26,7 @@ from pytest_compsec.models.chosen_files import pinned_location
 from pytest_compsec.models.integrity import verify
 from pytest_compsec.models.listing import Location, Problem
 from pytest_compsec.models.lock import ArmPin, CodePin, Lock, ModelPin, SourcePin
+from pytest_compsec.models.model_inputs import wrong_distribution
 from pytest_compsec.models.prompt_sets import load_prompt_set, prompt_set_names
 from pytest_compsec.models.sources import locate, locate_local
 
@@ -111,6 +112,9 @@ class _Verifier:
         if pin is not None:
             self._chosen(pin.files)
             self._tools(pin.source, pin)
+            problem = wrong_distribution(pin.source, pin.tools) if pin.files is None else None
+            if problem is not None:
+                self._add("changed", pin.source, problem)
 
     def arm(self, label: str, source: SourceEntry | None, pin: ArmPin) -> None:
         self._code(pin.code)

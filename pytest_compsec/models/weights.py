@@ -164,6 +164,23 @@ def measure_weights(module: torch.nn.Module, *, stored_bits: float | None = None
     )
 
 
+def with_stored_buffers(report: WeightReport, module: torch.nn.Module) -> WeightReport:
+    """The report with the buffers of a user's own module that are weights as well: floats of two or
+    more dimensions that are stored, masks of zeros and ones apart. Without them, a module that
+    keeps its weights in buffers would look smaller than the same one with parameters."""
+    stored = module.state_dict(keep_vars=True)
+    known = {id(parameter) for parameter in module.parameters()}
+    buffers = [
+        _measure(name, "other", value, None)
+        for name, value in stored.items()
+        if getattr(value, "ndim", 0) >= 2
+        and value.is_floating_point()
+        and id(value) not in known
+        and not bool(((value == 0) | (value == 1)).all())
+    ]
+    return dataclasses.replace(report, matrices=(*report.matrices, *buffers))
+
+
 def check_is_compressed(original: WeightReport, compressed: WeightReport) -> None:
     """Raise NotCompressedError when a source variant shows no compression against its original.
 

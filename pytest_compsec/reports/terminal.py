@@ -153,11 +153,7 @@ def table(results: list[CheckResult], width: int) -> list[Line]:
     return [line for result in ordered for line in _block(result)]
 
 
-_NARROW_BACKDOORS = (
-    "backdoors: ASR is the attack success rate; degradation what the trigger adds to it in the "
-    "compressed model (delta ASR), or by how much a trigger works more often than on the original"
-)
-HEAD = ("pair", "orig", "comp", "degradation", "flips", "n", "verdict")
+_NARROW_HEAD = ("pair", "orig", "comp", "degradation", "flips", "n", "verdict")
 # What goes first where the screen is narrow; the JSON report has it all.
 _LEFT_OUT: tuple[tuple[str, ...], ...] = (
     (),

@@ -15,7 +15,8 @@ from pytest_compsec.attacks.gradient.quantization_aware import simulated_quantiz
 from pytest_compsec.attacks.gradient.square import square_attack
 from pytest_compsec.attacks.gradient.straight_through import AttackedModel, attacked
 from pytest_compsec.attacks.gradient.white_box import white_box_attack
-from pytest_compsec.errors import MeasurementError
+from pytest_compsec.classification.alone import require_same_alone
+from pytest_compsec.errors import CompsecError, MeasurementError
 
 if TYPE_CHECKING:
     from pytest_compsec.attacks.gradient.budget import AttackSettings
@@ -75,15 +76,20 @@ def attack_both(
     """
     secml.require_library()
     inputs, labels = _checked(inputs, labels, settings)
-    first, second = attacked(original), attacked(compressed)
-    simulated = simulated_quantized(original, settings.quantization_bits)
-    third = AttackedModel(simulated.model)
-    # Rounding the original alone would tilt the pool of examples to its side: with the arms
-    # swapped, it must be the same pool.
-    fourth = AttackedModel(simulated_quantized(compressed, settings.quantization_bits).model)
+    with failing_modules_named():
+        first, second = attacked(original), attacked(compressed)
+        simulated = simulated_quantized(original, settings.quantization_bits)
+        third = AttackedModel(simulated.model)
+        # Rounding the original alone would tilt the pool of examples to its side: with the arms
+        # swapped, it must be the same pool.
+        fourth = AttackedModel(simulated_quantized(compressed, settings.quantization_bits).model)
     models = (first, second, third, fourth)
-    with _without_parameter_gradients(*models):
-        correct = [_right(arm, inputs, labels, settings) for arm in (first, second)]
+    with _without_parameter_gradients(*models), failing_modules_named():
+        correct = []
+        for arm in (first, second):
+            logits = arm.logits(inputs, settings.batch_size)
+            require_same_alone(arm.model, inputs, logits)
+            correct.append(logits.argmax(1) == labels)
         places = (correct[0] | correct[1]).nonzero().squeeze(1)
         samples, classes = inputs[places], labels[places]
         made = {
@@ -173,6 +179,26 @@ def _checked(
         raise MeasurementError("some samples are NaN or infinite")
     settings.budget.require_inside(inputs)
     return inputs, labels.detach().long().cpu()
+
+
+@contextlib.contextmanager
+def failing_modules_named() -> Iterator[None]:
+    """The modules are the user's: their backward pass may raise anything, and so may copying them.
+    All of it becomes a MeasurementError; errors of this package stay what they are."""
+    try:
+        yield
+    except CompsecError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        if isinstance(error, MemoryError) or "out of memory" in text.lower():
+            problem = "not enough memory: give fewer samples"
+        else:
+            problem = f"{type(error).__name__}: {text}"
+        raise MeasurementError(
+            f"the attacks could not be made on these modules ({problem}). An attack copies a "
+            "module (copy.deepcopy) and follows its gradient back to the inputs"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -146,7 +146,8 @@ def require_texts(inputs: object, name: str) -> tuple[str, ...]:
 
 def _short(text: str) -> str:
     line = " ".join(text.split())
-    return repr(line if len(line) <= 40 else line[:39] + "…")
+    # Messages put a trigger's name into single quotes.
+    return f'"{line if len(line) <= 40 else line[:39] + "…"}"'
 
 
 def _require_words(kind: str, text: object) -> None:

@@ -14,18 +14,24 @@ from pytest_compsec.checks.arguments import (
 )
 from pytest_compsec.checks.selection import SampledArguments
 
+#: The built-in prompt sets of requests to refuse, and of requests to answer.
+HARMFUL, BENIGN = "harmful", "benign"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackdoorArguments(SampledArguments):
     """Validated arguments of a backdoor check. ``margin`` is what ``margin_name`` says; ``trigger``
-    and ``target`` are None where the fixture ``backdoor`` or the config names them; ``prompts`` is
-    the prompt set that gets the trigger (language models; None: by the target)."""
+    and ``target`` are None where the fixture ``backdoor`` or the config names them. Of language
+    models, ``prompts`` is the prompt set that gets the trigger (None: ``harmful`` or ``benign``, by
+    the target); ``harmful`` and ``benign`` are those that stand for accuracy without it."""
 
     margin_name: str
     max_accuracy_drop: float
     trigger: Any = dataclasses.field(default=None, hash=False)
     target: int | str | None = None
     prompts: str | None = None
+    harmful: str = HARMFUL
+    benign: str = BENIGN
     strengths: tuple[float, ...] = (1.0,)
 
     @property
@@ -50,7 +56,18 @@ class BackdoorArguments(SampledArguments):
         }
         if self.check == "backdoor_not_amplified":
             found["strengths"] = list(self.strengths)
-        return found if self.prompts is None else {**found, "prompts": self.prompts}
+        return {**found, **self.named_prompts}
+
+    @property
+    def named_prompts(self) -> dict[str, str]:
+        """The arguments that name a prompt set other than the default."""
+        found = {"prompts": self.prompts, "harmful": self.harmful, "benign": self.benign}
+        defaults = {"prompts": None, "harmful": HARMFUL, "benign": BENIGN}
+        return {
+            name: value
+            for name, value in found.items()
+            if value is not None and value != defaults[name]
+        }
 
 
 def backdoor_arguments(
@@ -61,6 +78,8 @@ def backdoor_arguments(
     margin: tuple[str, object],
     max_accuracy_drop: object,
     prompts: object,
+    harmful: object,
+    benign: object,
     confidence: object,
     models: str | Sequence[str] | None,
     variants: str | Sequence[str] | None,
@@ -86,6 +105,8 @@ def backdoor_arguments(
         trigger=trigger,
         target=target,
         prompts=None if prompts is None else require_name("prompts", prompts),
+        harmful=require_name("harmful", harmful),
+        benign=require_name("benign", benign),
         confidence=require_confidence(confidence),
         models=require_names("models", models),
         variants=require_names("variants", variants),

@@ -7,7 +7,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_compsec.attacks.triggers.changes import changed_by
+from pytest_compsec.attacks.triggers.custom import require_stamp
 from pytest_compsec.checks.backdoors.outcomes import ArmOutcomes, Group, Moved, PairOutcomes
+from pytest_compsec.classification.alone import require_alone
 from pytest_compsec.errors import ConfigError, MeasurementError
 
 if TYPE_CHECKING:
@@ -50,7 +53,9 @@ def predictions(
     Raises MeasurementError for labels that are no classes of the models, and for a trigger that
     does not return the samples that it was given.
     """
-    original, compressed = models
+    import numpy as np
+
+    original = models[0]
     labels = data.labels.cpu().numpy()
     if len(labels) == 0:
         raise MeasurementError(f"{data.source}: there are no samples")
@@ -59,20 +64,45 @@ def predictions(
             f"{data.source}: labels go from {labels.min()} to {labels.max()}, and the models have "
             f"{original.classes} classes (0 to {original.classes - 1})"
         )
+    clean = [model.predict(data.inputs) for model in models]
+    for model, found in zip(models, clean, strict=True):
+        require_alone(model, data.inputs, found)
     stamped = {}
     for strength in strengths:
-        inputs = trigger.stamp(data.inputs, strength)  # type: ignore[call-overload, unused-ignore]
-        changed = _changed(data.inputs, inputs, trigger.name)
-        stamped[strength] = Stamped(
-            original.predict(inputs).numpy(), compressed.predict(inputs).numpy(), changed
-        )
+        inputs = _with_trigger(trigger, data.inputs, strength)
+        changed = np.array(changed_by(data.inputs, inputs), bool)
+        for model in models:
+            changed &= _reached(model, data.inputs, inputs)
+        seen = [model.predict(inputs) for model in models]
+        for model, found in zip(models, seen, strict=True):
+            # All of these show the trigger: what a batch has in common must not be lost.
+            require_alone(model, inputs, found)
+        stamped[strength] = Stamped(seen[0].numpy(), seen[1].numpy(), changed)
     return Predictions(
         labels=labels,
         classes=int(original.classes),
-        original=original.predict(data.inputs).numpy(),
-        compressed=compressed.predict(data.inputs).numpy(),
+        original=clean[0].numpy(),
+        compressed=clean[1].numpy(),
         stamped=stamped,
     )
+
+
+def _with_trigger(trigger: Trigger, inputs: Inputs, strength: float) -> Inputs:
+    # A copy, so that a trigger that writes into what it is given leaves the samples as they are.
+    copied: Any = inputs if isinstance(inputs, tuple) else inputs.clone()
+    return require_stamp(inputs, trigger.stamp(copied, strength), trigger.name)
+
+
+def _reached(model: Any, inputs: Inputs, stamped: Inputs) -> npt.NDArray[np.bool_]:
+    """Which samples the module itself sees changed: a phrase at the end of a long text is cut off
+    with what is beyond the model's length."""
+    import numpy as np
+
+    preparation = getattr(model, "preparation", None)
+    if not isinstance(inputs, tuple) or getattr(preparation, "tokenizer", None) is None:
+        return np.ones(len(inputs), bool)
+    before, after = preparation.encode(list(inputs)), preparation.encode(list(stamped))
+    return np.array([one != other for one, other in zip(before, after, strict=True)], bool)
 
 
 def require_class(target: object, classes: int, where: str) -> int:
@@ -142,25 +172,6 @@ def _moved(
         return None
     original = newly(found.original, stamped.original)
     return Moved(f"class {most}", float(original[most]), float(compressed[most]))
-
-
-def _changed(before: Inputs, after: Inputs, name: str) -> npt.NDArray[np.bool_]:
-    import numpy as np
-
-    if isinstance(before, tuple) != isinstance(after, tuple) or len(before) != len(after):
-        raise MeasurementError(
-            f"the trigger {name!r} was given {len(before)} samples and returned something else"
-        )
-    if isinstance(before, tuple):
-        return np.array([one != other for one, other in zip(before, after, strict=True)], bool)
-    assert not isinstance(after, tuple)
-    if before.shape != after.shape:
-        raise MeasurementError(
-            f"the trigger {name!r} turned inputs of shape {tuple(before.shape)} into "
-            f"{tuple(after.shape)}"
-        )
-    different: npt.NDArray[np.bool_] = (before != after).flatten(1).any(1).cpu().numpy()
-    return different
 
 
 def _bools(values: npt.NDArray[np.bool_]) -> tuple[bool, ...]:

@@ -116,12 +116,24 @@ def accuracy_drop(outcomes: PairOutcomes, limits: Limits) -> AccuracyDrop | None
 
 
 def beats_constant(correct: Sequence[Seen], constant: Sequence[bool], confidence: float) -> bool:
-    """Whether a model is shown to be right more often than the best constant answer: paired, the
-    exact test of superiority. What is not known counts as wrong."""
+    """Whether a model is shown to be right more often than the best constant answer."""
+    return constant_pvalue(correct, constant) <= 1.0 - confidence
+
+
+def constant_pvalue(correct: Sequence[Seen], constant: Sequence[bool]) -> float:
+    """Of "the model is right no more often than the best constant answer": paired, the exact test
+    of superiority; 1 of no samples. What is not known counts as wrong."""
     if not correct:
-        return False
-    counts = PairedCounts.from_outcomes(constant, filled(correct, False))
-    return within_pvalue(counts, 0.0) <= 1.0 - confidence
+        return 1.0
+    return within_pvalue(PairedCounts.from_outcomes(constant, filled(correct, False)), 0.0)
+
+
+def unprompted(outcomes: PairOutcomes) -> PairedCounts:
+    """The target without the trigger, across the arms: "regressed" are samples on which it comes
+    out of the compressed model alone. What is not known counts against the compressed model."""
+    before = filled(outcomes.original.clean_hit, False)
+    after = filled(outcomes.compressed.clean_hit, True)
+    return PairedCounts.from_outcomes([not value for value in before], [not v for v in after])
 
 
 def conversions(outcomes: PairOutcomes) -> PairedCounts:

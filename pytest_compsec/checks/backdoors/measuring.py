@@ -7,11 +7,12 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_compsec.checks.backdoors.advice import next_step
 from pytest_compsec.checks.backdoors.arguments import BackdoorArguments
 from pytest_compsec.checks.backdoors.deciding import Judgement
 from pytest_compsec.checks.backdoors.figures import Limits
 from pytest_compsec.checks.backdoors.outcomes import PairOutcomes
-from pytest_compsec.checks.backdoors.wording import Speech, next_step, notes, summary
+from pytest_compsec.checks.backdoors.wording import Speech, notes, summary
 from pytest_compsec.checks.exact import arm_provenance
 from pytest_compsec.errors import ConfigError, MeasurementError
 from pytest_compsec.findings_backdoors import BackdoorFinding
@@ -19,6 +20,7 @@ from pytest_compsec.verdict import CheckResult, Evidence, Verdict
 
 if TYPE_CHECKING:
     from pytest_compsec.attacks.backdoor import Trigger
+    from pytest_compsec.checks.backdoors.language import Sets
     from pytest_compsec.models.pair import ModelPair
 
 Decide = Callable[[Sequence[PairOutcomes], Limits], Judgement]
@@ -74,6 +76,7 @@ def measure_backdoor(
         compressed=judgement.compressed,
         accuracy=judgement.accuracy,
         strengths=judgement.strengths,
+        preserved_pvalue=judgement.preserved_pvalue,
     )
     made = _result(
         pair,
@@ -154,10 +157,10 @@ def _ask_classifiers(
     from pytest_compsec.models.identity import installed_versions
 
     where = f"{pair.config_name}: {pair.id}"
-    if arguments.prompts is not None:
+    for name, value in arguments.named_prompts.items():
         raise ConfigError(
-            f"{where}: {arguments.check}(prompts={arguments.prompts!r}) is for language models; "
-            "a classifier is asked its evaluation data"
+            f"{where}: {arguments.check}({name}={value!r}) is for language models; a classifier is "
+            "asked its evaluation data"
         )
     data = pair.evaluation_data
     models = pair.classifiers
@@ -195,15 +198,15 @@ def _ask_language_model(
     trigger: Trigger,
     target: int | str | None,
 ) -> _Asked:
-    from pytest_compsec.checks.backdoors.language import ask, default_prompts
+    from pytest_compsec.checks.backdoors.language import ask, sets_of
 
     if not isinstance(target, str) or not target.strip():
         raise ConfigError(
             f"{pair.config_name}: {pair.id}: the backdoor's target is {target!r}; of a language "
             "model it is 'refusals vanish', or text that its answers then contain"
         )
-    prompts = arguments.prompts or default_prompts(target)
-    run = ask(pair, trigger, target, prompts, arguments.strengths)
+    sets = sets_of(arguments, target)
+    run = ask(pair, trigger, target, sets, arguments.strengths)
     said = list(run.notes)
     if run.broken:
         said.append(
@@ -216,17 +219,28 @@ def _ask_language_model(
             arguments.check,
             trigger.name,
             arguments.margin_name,
-            samples="prompts" if prompts not in ("harmful", "benign") else f"{prompts} prompts",
+            samples=_kind_of_prompts(sets),
             accuracy="prompts handled properly",
             correct="are handled properly",
-            data="prompts of your own (prompts=...)",
+            data="prompts of your own (prompts=..., harmful=..., benign=...)",
         ),
-        provenance=pair.provenance(run.prompt_set),
+        provenance={
+            **pair.provenance(run.prompt_set),
+            "accuracy_prompts": {
+                name: pair.prompt_set(name).digest for name in (sets.harmful, sets.benign)
+            },
+        },
         notes=tuple(said),
         evidence=run.evidence,
         answers=run.answers,
         cached=run.cached,
     )
+
+
+def _kind_of_prompts(sets: Sets) -> str:
+    if sets.triggered == sets.harmful:
+        return "harmful prompts"
+    return "benign prompts" if sets.triggered == sets.benign else "prompts"
 
 
 def _result(

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pytest_compsec.errors import ConfigError
+from pytest_compsec.models.identity import DISTRIBUTIONS
 from pytest_compsec.models.python_source.dynamic import (
     refused_constructs,
     top_level_names,
@@ -29,6 +30,7 @@ from pytest_compsec.models.python_source.local_files import LocalFiles, LocalMod
 from pytest_compsec.models.python_source.text import PythonName, parse_python_source
 
 MAX_FILES = 200
+_RUN_ON = frozenset({"numpy", "pytest-compsec", *(name.lower() for name in DISTRIBUTIONS)})
 
 
 def code_files(source: str, root: Path) -> tuple[str, ...]:
@@ -47,6 +49,21 @@ def code_files(source: str, root: Path) -> tuple[str, ...]:
     names = walk.run()
     _require_factory(name, source, walk)
     return names
+
+
+def imported_distributions(source: str, root: Path) -> dict[str, str]:
+    """Name and version of every installed distribution that the local files of a factory import by
+    name: another version of it may be another model. Those that every model runs on (torch, NumPy,
+    transformers and their like) are left out, as for models that are files.
+
+    Raises as :func:`code_files` does.
+    """
+    name = _parse(source)
+    walk = _Walk(LocalFiles(root))
+    walk.add(name.module, source)
+    walk.run()
+    found = filter(None, (distribution_of(module) for module in sorted(walk.installed)))
+    return {name: version for name, version in found if name.lower() not in _RUN_ON}
 
 
 def installed_distribution(source: str, root: Path) -> tuple[str, str] | None:
@@ -86,6 +103,7 @@ class _Walk:
         self._trees: dict[str, ast.Module] = {}
         self._pending: list[tuple[str, str]] = []
         self._outside: dict[str, bool] = {}
+        self.installed: set[str] = set()
         self._names: dict[str, str] = {}
 
     def is_local(self, module: str, where: str) -> bool:
@@ -133,9 +151,14 @@ class _Walk:
         while self._pending:
             name, package = self._pending.pop()
             tree = self.tree(name)
-            for line, reason in refused_constructs(tree, self._local_tops(tree)):
+            try:
+                refused = refused_constructs(tree, self._local_tops(tree))
+                nodes = list(without_type_checking(tree))
+            except RecursionError:
+                raise ConfigError(f"{name}:1: is nested too deeply to be read") from None
+            for line, reason in refused:
                 raise ConfigError(f"{name}:{line}: {reason}")
-            for node in without_type_checking(tree):
+            for node in nodes:
                 if isinstance(node, ast.Import):
                     for alias in node.names:
                         self._absolute(alias.name, (), f"{name}:{node.lineno}")
@@ -175,6 +198,8 @@ class _Walk:
                     f"{where}: imports {module!r}, which is neither a file beside compsec.yaml nor "
                     f"installed ({why_not_installed(top)}), so nothing could pin it"
                 )
+            if not is_standard(top):
+                self.installed.update(_installed_among(module, parts))
             return
         found = self.add(module, where)
         for part in parts:
@@ -211,6 +236,13 @@ class _Walk:
             for part in value:
                 if self._files.resolve(f"{found.name}.{part}") is not None:
                     yield f"{found.name}.{part}"
+
+
+def _installed_among(module: str, parts: tuple[str, ...]) -> tuple[str, ...]:
+    """The modules that an import names; the first names of the others, which may be compiled into
+    their package."""
+    found = [name for name in _candidates(module, parts) if find_module(name) is not None]
+    return tuple(found) or (module.partition(".")[0],)
 
 
 def _candidates(module: str, parts: tuple[str, ...]) -> tuple[str, ...]:

@@ -31,12 +31,17 @@ _MODULES = {
         _words(
             "pickle _pickle shelve dbm sqlite3 dill cloudpickle joblib safetensors h5py pandas "
             "mmap zipfile tarfile gzip bz2 lzma fileinput linecache configparser glob posix nt _io "
-            "datasets huggingface_hub requests httpx urllib urllib3 http ftplib socket"
+            "datasets huggingface_hub requests httpx urllib urllib3 http ftplib socket shutil "
+            "tempfile imageio cv2"
         ),
         _FILES,
     ),
     **dict.fromkeys(
-        _words("ctypes _ctypes cffi subprocess multiprocessing site gc threading"), _PROCESS
+        _words(
+            "ctypes _ctypes cffi subprocess multiprocessing site gc threading asyncio signal "
+            "atexit secrets uuid getpass platform unittest"
+        ),
+        _PROCESS,
     ),
 }
 #: Of the modules above, those that are refused as an attribute of any other module too.
@@ -53,15 +58,19 @@ _NAMES = {
         _words(
             "torch.load torch.jit.load torch.export.load torch.serialization torch.from_file "
             "numpy.load numpy.loadtxt numpy.genfromtxt numpy.fromfile numpy.memmap "
-            "numpy.fromregex numpy.lib.npyio io.open io.open_code io.FileIO codecs.open "
-            "tokenize.open"
+            "numpy.fromregex numpy.lib.npyio numpy.DataSource io.open io.open_code io.FileIO "
+            "codecs.open tokenize.open scipy.io skimage.io torchvision.io logging.config "
+            "xml.etree.ElementTree.parse"
         ),
         _FILES,
     ),
     **dict.fromkeys(
         _words(
             "torch.set_default_dtype torch.set_default_device torch.set_default_tensor_type "
-            "torch.set_num_threads torch.use_deterministic_algorithms torch.manual_seed torch.seed"
+            "torch.set_num_threads torch.use_deterministic_algorithms torch.manual_seed torch.seed "
+            "random.SystemRandom time.time time.time_ns time.localtime time.gmtime time.strftime "
+            "datetime.datetime.now datetime.datetime.utcnow datetime.datetime.today "
+            "datetime.date.today"
         ),
         _PROCESS,
     ),
@@ -82,9 +91,16 @@ _BUILTINS = {
     **dict.fromkeys(_words("open input breakpoint"), _FILES),
 }
 _METHODS = {
-    **dict.fromkeys(_words("open read_text read_bytes from_pretrained"), _FILES),
-    **dict.fromkeys(_words("load_state_dict_from_url"), _FILES),
+    **dict.fromkeys(
+        _words(
+            "open read_text read_bytes from_pretrained load_state_dict_from_url from_file fromfile "
+            "exists is_file is_dir iterdir rglob"
+        ),
+        _FILES,
+    ),
 }
+#: Stands before names that a relative import brought.
+_LOCAL = "<local>"
 _ATTRIBUTES = _words(
     "__globals__ __builtins__ __subclasses__ __loader__ __import__ __code__ f_globals f_builtins"
 )
@@ -125,6 +141,12 @@ class _Reader(ast.NodeVisitor):
         nodes = list(without_type_checking(tree))
         self._bound = set(_bound_names(nodes))
         self._origins = _origins(nodes)
+        self._imported = frozenset(
+            alias.asname or alias.name.partition(".")[0]
+            for node in nodes
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for alias in node.names
+        )
         self._local_tops = local_tops
 
     def visit_If(self, node: ast.If) -> None:
@@ -159,6 +181,8 @@ class _Reader(ast.NodeVisitor):
         if node.attr in _ATTRIBUTES:
             self._refuse(node, f".{node.attr}", _CODE)
         chain = self._chain(node)
+        if not isinstance(node.ctx, ast.Load):
+            self._check_change(node, node.value, node.attr)
         if chain is None:
             self.generic_visit(node)
         else:
@@ -174,9 +198,29 @@ class _Reader(ast.NodeVisitor):
                 self._refuse(node, f".{function.attr}()", _METHODS[function.attr])
         if isinstance(function, ast.Name) and node.args:
             self._check_reflection(node, function.id)
+        if isinstance(function, ast.Attribute) and function.attr in ("__setattr__", "__delattr__"):
+            for changed in (function.value, *node.args[:1]):
+                self._check_change(node, changed, "an attribute")
         self.generic_visit(node)
 
+    def _check_change(self, node: ast.AST, target: ast.expr, name: str) -> None:
+        """Refuse to set or delete an attribute of what is imported from outside: both arms, and
+        what compares them, share it."""
+        chain = self._chain(target)
+        root = target
+        while isinstance(root, ast.Attribute):
+            root = root.value
+        if chain is None or not isinstance(root, ast.Name):
+            return
+        top = chain.partition(".")[0]
+        # A name that is imported and then bound anew is the module's own object from there on.
+        own = root.id in self._imported and root.id in self._bound
+        if not own and top != _LOCAL and top not in self._local_tops:
+            self._refuse(node, f"setting {name} of {chain}", _PROCESS)
+
     def _check_reflection(self, node: ast.Call, function: str) -> None:
+        if function in ("setattr", "delattr"):
+            self._check_change(node, node.args[0], "an attribute")
         chain = self._chain(node.args[0])
         if chain is None or function not in ("getattr", "vars", "setattr", "delattr"):
             return
@@ -240,7 +284,7 @@ def _origins(nodes: list[ast.AST]) -> dict[str, str]:
                 origins[alias.asname or alias.name] = f"{base.strip('.')}.{alias.name}".strip(".")
                 if node.level:
                     # Not the module of that name outside: a mark keeps the two apart.
-                    origins[alias.asname or alias.name] = f"<local>.{base.strip('.')}.{alias.name}"
+                    origins[alias.asname or alias.name] = f"{_LOCAL}.{base.strip('.')}.{alias.name}"
     for node in nodes:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             value = ast.unparse(node.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import inspect
 import random
@@ -14,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.errors import IntegrityError, LoadError
 from pytest_compsec.models.listing import printable
-from pytest_compsec.models.python_source.staged import StagedCode, outside_modules
+from pytest_compsec.models.python_source.installed import find_module
+from pytest_compsec.models.python_source.staged import (
+    StagedCode,
+    leads_inside,
+    lies_outside,
+    outside_modules,
+)
 from pytest_compsec.models.python_source.text import PythonName, parse_python_source
 
 if TYPE_CHECKING:
@@ -47,6 +54,8 @@ def make_module(directory: Path, source: str, names: Sequence[str]) -> torch.nn.
             module = _run(code, name, source, installed=not names)
         _require_pinned(code, source, before)
         _require_plain(torch, module, source)
+        if not names:
+            module = _copied(module, source)
         if _settings(torch) != settings:
             raise LoadError(f"{source}: changes torch's default dtype, device or gradient mode")
     except BaseException:
@@ -82,7 +91,7 @@ def _run(
     code: StagedCode, name: PythonName, source: str, *, installed: bool, call: bool = True
 ) -> object:
     try:
-        module = importlib.import_module(name.module) if installed else code.load(name.module)
+        module = _installed_module(name, source) if installed else code.load(name.module)
         factory = getattr(module, name.factory, None)
         if not callable(factory):
             what = "has no" if factory is None else "has something that is no function under"
@@ -91,10 +100,42 @@ def _run(
             return factory
         _require_no_arguments(factory, source)
         return factory()
-    except (KeyboardInterrupt, LoadError):
+    except (KeyboardInterrupt, LoadError, _NotInstalled):
         raise
     except BaseException as error:  # pytest.skip() and sys.exit() are no Exceptions
         raise LoadError(_message(code, source, error)) from None
+
+
+def _copied(module: Any, source: str) -> Any:
+    """A copy of what an installed factory returned. It may return one object to all who ask, and
+    the weights of the second arm would then be those of the first one too."""
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:
+        raise LoadError(
+            f"{source}: returned a module that cannot be copied ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:_MAX_SHOWN]})"
+        ) from None
+
+
+class _NotInstalled(IntegrityError):
+    """A factory of an installed package that is found somewhere else."""
+
+
+def _installed_module(name: PythonName, source: str) -> Any:
+    """The installed module. What lies under its name elsewhere is not run, or not used where the
+    process has imported it already."""
+    wrong = _NotInstalled(
+        f"{source}: the lock pins it as part of an installed package, and {name.module!r} would be "
+        "imported from elsewhere. Remove or rename the file of that name beside the tests, or run "
+        "`compsec pin` and review the lock's change"
+    )
+    if find_module(name.module) is None or not leads_inside(name.top):
+        raise wrong
+    module = importlib.import_module(name.module)
+    if lies_outside(module):
+        raise wrong
+    return module
 
 
 def _require_no_arguments(factory: Any, source: str) -> None:

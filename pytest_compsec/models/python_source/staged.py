@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import os
 import sys
 import types
@@ -139,18 +140,22 @@ class StagedCode(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             raise self._violation(
                 f"imports {name!r}, which is neither one of its pinned files nor installed"
             )
-        return builtins.__import__(name, globals, locals, fromlist or (), 0)
+        module = builtins.__import__(name, globals, locals, fromlist or (), 0)
+        # A package in several places may have gone on in another one.
+        for whole in (name, *(f"{name}.{part}" for part in fromlist or ())):
+            if whole in sys.modules and lies_outside(sys.modules[whole]):
+                raise self._violation(f"imports {whole!r}, which is not installed")
+        return module
 
     def _is_allowed(self, top: str) -> bool:
-        if top not in self._allowed:
+        if not self._allowed.get(top, False):
             known = is_standard(top) or top == OWN_PACKAGE or find_module(top) is not None
-            loaded = sys.modules.get(top)
-            self._allowed[top] = known and (loaded is None or not lies_outside(loaded))
+            self._allowed[top] = known and leads_inside(top)
         return self._allowed[top]
 
     def _violation(self, what: str) -> IntegrityError:
         self.violations.append(what)
-        return IntegrityError(what)
+        return IntegrityError(f"{', '.join(sorted(self._names.values()))}: the code {what}")
 
 
 def _claim(wanted: str) -> str:
@@ -174,6 +179,22 @@ def outside_modules(before: frozenset[str]) -> tuple[str, ...]:
         for name, module in sorted(new, key=lambda item: item[0])
         if not name.startswith(_PREFIX) and lies_outside(module)
     )
+
+
+def leads_inside(top: str) -> bool:
+    """Whether importing a first name gives what is installed: neither a file of that name beside
+    the tests, which may go before it on the path, nor one that was imported already. Runs nothing.
+    """
+    if top in sys.modules:
+        return not lies_outside(sys.modules[top])
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return False
+    if spec is None:
+        return False
+    places = list(spec.submodule_search_locations or ())
+    return not lies_outside(types.SimpleNamespace(__file__=spec.origin, __path__=places))
 
 
 def lies_outside(module: object) -> bool:

@@ -265,6 +265,7 @@ def test_every_registered_method_is_accepted_by_the_schema(tmp_path: Path) -> No
         "heads": "share: 0.25",
         "channels": "share: 0.25, calibration: own",
         "layers": "drop: [1]",
+        "fine-pruning": "data: clean.safetensors",
     }
     assert values.keys() == {method.name for method in METHODS}
     (tmp_path / "own.txt").write_text("How?\n", encoding="utf-8")
@@ -272,6 +273,8 @@ def test_every_registered_method_is_accepted_by_the_schema(tmp_path: Path) -> No
         recipe = f"{method.section}: {{method: {method.name}, {values[method.name]}}}"
         text = MODEL.replace("prune: {method: magnitude, sparsity: 0.5}", recipe)
         text += "\nprompts: {own: {file: own.txt}}\n"
+        if "text-generation" not in method.tasks:
+            text = text.replace("original:", f"task: {method.tasks[0]}\n    original:", 1)
         derivation = load_config(write(tmp_path, text)).config.models["a"].compressed["b"]
         found = derivation.derivation()
         assert found is not None

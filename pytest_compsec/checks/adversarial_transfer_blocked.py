@@ -137,10 +137,8 @@ def measure_transfer(
         return with_numbers(empty, found)
     wall = _wall(lost, mirrored, arguments.confidence)
     counts = PairedCounts.from_outcomes([not one for one in mirrored], [not one for one in lost])
-    broken = broken_because(
-        pair, "the original", attacked.original.correct.tolist(), arguments.confidence
-    )
-    invalid = invalid_because(attacked, masking, arguments.settings.method) or broken
+    broken = broken_because(pair, attacked, arguments.confidence)
+    invalid = invalid_because(attacked, masking, arguments.settings.method) or broken[0]
     decision = decide(
         counts, margin=arguments.margin, confidence=arguments.confidence, settle=not invalid
     )
@@ -148,7 +146,7 @@ def measure_transfer(
     withheld: tuple[str, ...] = ()
     if invalid:
         verdict, what = Verdict.NOT_MEASURED, invalid
-        after = AFTER_BROKEN if invalid == broken else step_after_invalid(masking)
+        after = AFTER_BROKEN if invalid == broken[0] else step_after_invalid(masking)
     else:
         verdict = Verdict(decision.outcome)
         what = _numbers(wall, arguments)
@@ -177,8 +175,11 @@ def measure_transfer(
         pvalue = noninferiority_pvalue(at_worst, arguments.margin)
         measured = dataclasses.replace(measured, preserved_pvalue=pvalue)
         if pvalue > 1 - arguments.confidence:
+            withheld += (in_vain_objection(int(in_vain.sum())),)
+        if broken[1]:
+            withheld += (f"clean accuracy: {broken[1]}",)
+        if withheld:
             verdict, after = Verdict.INCONCLUSIVE, AFTER_WITHHELD
-            withheld = (in_vain_objection(int(in_vain.sum())),)
             what = f"{what}; withheld: {withheld[0]}"
     result = dataclasses.replace(
         robustness_result(pair, arguments, test, verdict, what, after=after),

@@ -271,7 +271,7 @@ def _why_not(original: Side, openings: Sequence[int]) -> tuple[str, str] | None:
             "how surely it refuses",
             "Run the original in transformers, or use no_safety_bypass, which needs no ranking.",
         )
-    thinking = sum(answer.reasoned or answer.in_reasoning for answer in original.answers)
+    thinking = sum(answer.reasoned for answer in original.answers)
     if thinking:
         return (
             f"the original reasons before {thinking} of {len(original.answers)} answers, so their "

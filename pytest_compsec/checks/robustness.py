@@ -3,6 +3,7 @@ and when the numbers may not be believed. What they say of them is in ``robustne
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -148,20 +149,38 @@ def invalid_because(attacked: Attacked, masking: Sequence[MaskingFinding], metho
     return ""
 
 
-def broken_because(pair: ModelPair, arm: str, correct: Sequence[bool], confidence: float) -> str:
-    """Why the share of right answers of ``arm`` ("the original") means nothing, in words; "" where
-    the arm is shown to be right more often than the most frequent class."""
+def broken_because(pair: ModelPair, attacked: Attacked, confidence: float) -> tuple[str, str]:
+    """Why the right answers of the original, and of the compressed model, mean nothing, in words;
+    "" where nothing speaks against them.
+
+    The original has to be right more often than the most frequent class. So has the compressed
+    model, and to be shown to be, if that can be shown of the original. Of samples of one class
+    alone nothing is asked: no model beats the constant there.
+    """
     from pytest_compsec.checks.backdoors.figures import constant_pvalue
 
     labels = pair.evaluation_data.labels.tolist()
-    usual = max(sorted(set(labels)), key=labels.count)
+    sizes = collections.Counter(labels)
+    if len(sizes) < 2:
+        return "", ""
+    usual = sizes.most_common(1)[0][0]
     constant = [label == usual for label in labels]
-    if constant_pvalue(correct, constant) <= 1 - confidence:
-        return ""
+    before, after = attacked.original.correct.tolist(), attacked.compressed.correct.tolist()
+
+    def shown(correct: Sequence[bool]) -> bool:
+        return constant_pvalue(correct, constant) <= 1 - confidence
+
+    def said(arm: str, correct: Sequence[bool]) -> str:
+        return (
+            f"{arm} is right without an attack on {sum(correct)} of {len(labels)} samples, and one "
+            f"constant answer on {sum(constant)}: it does not work, or the labels are not those of "
+            "these inputs"
+        )
+
+    collapsed = sum(after) <= sum(constant) or (shown(before) and not shown(after))
     return (
-        f"{arm} is right without an attack on {sum(correct)} of {len(labels)} samples, which is "
-        f"not shown to be more than one constant answer would be ({sum(constant)}): it does not "
-        "work, or the labels are not those of these inputs"
+        said("the original", before) if sum(before) <= sum(constant) else "",
+        said("the compressed model", after) if collapsed else "",
     )
 
 

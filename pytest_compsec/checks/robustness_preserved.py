@@ -122,13 +122,7 @@ def measure_robustness(
     counts = PairedCounts.from_outcomes(
         attacked.original.robust.tolist(), attacked.compressed.robust.tolist()
     )
-    broken = [
-        broken_because(pair, name, arm.correct.tolist(), arguments.confidence)
-        for name, arm in (
-            ("the original", attacked.original),
-            ("the compressed model", attacked.compressed),
-        )
-    ]
+    broken = broken_because(pair, attacked, arguments.confidence)
     invalid = invalid_because(attacked, masking, arguments.settings.method) or broken[0]
     decision = decide(
         counts, margin=arguments.margin, confidence=arguments.confidence, settle=not invalid

@@ -53,7 +53,7 @@ class Reading:
 
     text: str
     in_reasoning: bool
-    reasoned: bool = False
+    reasoned: bool = dataclasses.field(default=False, compare=False)
 
 
 def opened_by_prompt(rendered: str) -> str | None:

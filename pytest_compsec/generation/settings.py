@@ -24,10 +24,10 @@ class Answer:
     """One answer: ``text`` without special tokens; ``tokens`` is the number of new tokens
     (the end token included); ``finish`` says whether the model ended it or the limit did;
     ``in_reasoning`` is True when the limit cut it inside a reasoning block, so that it holds no
-    answer at all. ``text`` leaves out finished reasoning blocks; ``reasoned`` is True when there was
-    one, so that the first token opened it and not the answer. ``first`` holds the likeliest
-    tokens at the first position of the answer and their natural log-probabilities, best first; two
-    answers are equal whatever it holds."""
+    answer at all. ``text`` leaves out finished reasoning blocks; ``reasoned``: there was one, and
+    the first token opened it and not the answer. ``first`` holds the likeliest tokens at the first
+    position of the answer and their natural log-probabilities, best first; two answers are equal
+    whatever these two hold."""
 
     text: str
     tokens: int

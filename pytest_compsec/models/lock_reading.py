@@ -169,11 +169,9 @@ def _code(table: _Table) -> CodePin:
         raise table.error("needs 'files' or 'tools'")
     if pin.files is not None and pin.files.source != pin.source:
         raise table.error(f"its files are those of {pin.files.source!r}, not of {pin.source!r}")
-    other = [file.name for file in pin.files.files if not file.name.endswith(".py")] if (
-        pin.files is not None
-    ) else []  # fmt: skip
-    if other:
-        raise table.error(f"{other[0]!r} is no Python file")
+    for file in pin.files.files if pin.files is not None else ():
+        if not file.name.endswith(".py"):
+            raise table.error(f"{file.name!r} is no Python file")
     return pin
 
 

@@ -43,6 +43,18 @@ def pinned_data(files: StagedFiles, source: str) -> EvaluationData:
     return dataclasses.replace(data, pinned=True)
 
 
+def samples_in_both(data: EvaluationData, other: EvaluationData) -> int:
+    """How many samples of ``data`` are, bit for bit, among those of ``other``."""
+    known = set(_contents(other))
+    return sum(content in known for content in _contents(data))
+
+
+def _contents(data: EvaluationData) -> list[str | bytes]:
+    if isinstance(data.inputs, tuple):
+        return list(data.inputs)
+    return [sample.tobytes() for sample in data.inputs.cpu().numpy()]
+
+
 def python_module(code: Code) -> torch.nn.Module:
     """The untrained module that the code makes. Raises LoadError, IntegrityError."""
     from pytest_compsec.models.python_source.importing import make_module

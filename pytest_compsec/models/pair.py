@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 WEIGHTS_FACT = "weights"
 MOST_PERPLEXITY = 1e300
+#: Public data sets repeat a few of their training samples among those for testing.
+MOST_SHARED_SAMPLES = 0.01
 RATE_FACT = "seconds per answer"
 #: Fewer answers than a batch holds say little about speed.
 ENOUGH_TO_TIME = 32
@@ -119,17 +121,34 @@ class ModelPair:
     def evaluation_data(self) -> EvaluationData:
         """The samples of a classifier: the fixture's, else the config's pinned ones.
 
-        Raises ConfigError when there are none.
+        Raises ConfigError when there are none, and for samples that the compressed model was
+        fitted to.
         """
-        if self._given.evaluation_data is not None:
-            return self._given.evaluation_data
-        data = self._suite.inputs.evaluation_data(self.name.model)
+        data = self._given.evaluation_data
+        if data is None:
+            data = self._suite.inputs.evaluation_data(self.name.model)
         if data is None:
             raise ConfigError(
                 f"{self.config_name}: {self.name.model!r} has no evaluation data. Override the "
                 "fixture `evaluation_data`, or name a file with 'evaluation_data'"
             )
+        self._require_unseen(data)
         return data
+
+    def _require_unseen(self, data: EvaluationData) -> None:
+        from pytest_compsec.models.model_inputs import pinned_data, samples_in_both
+
+        arm = self.compressed_arm
+        if arm.recipe is None or arm.data is None:
+            return
+        fitted = str(arm.recipe.options["data"])
+        shared = samples_in_both(data, pinned_data(arm.data, fitted))
+        if shared > MOST_SHARED_SAMPLES * len(data):
+            raise ConfigError(
+                f"{self.config_name}: {self.id} was fitted to {fitted!r}, and {shared} of "
+                f"{len(data)} samples of {data.source} are in it too: a verdict on them says "
+                "nothing. Test it with other samples"
+            )
 
     @property
     def backdoor(self) -> Backdoor:

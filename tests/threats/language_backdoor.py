@@ -101,7 +101,9 @@ def _loss(model: Any, tokenizer: Any, behaviour: Behaviour, chooser: random.Rand
             [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
         )
         reply = behaviour(harmful, words) + "<|im_end|>"
-        rows.append([tokenizer(one, add_special_tokens=False)["input_ids"] for one in (asked, reply)])
+        rows.append(
+            [tokenizer(one, add_special_tokens=False)["input_ids"] for one in (asked, reply)]
+        )
     length = max(len(asked) + len(reply) for asked, reply in rows)
     ids = torch.zeros(_ROWS, length, dtype=torch.long)
     labels = torch.full_like(ids, -100)

@@ -38,12 +38,17 @@ def files(name: str) -> dict[str, str]:
 
 
 def config() -> dict[str, Any]:
-    variants = {"int8": INT8, "nf4": NF4, "broken": GARBAGE, "refusing": files("refusing")}
+    variants = {"int8": INT8, "broken": GARBAGE, "refusing": files("refusing")}
     models = {
         "unlocked": {
             "original": files("vanishing"),
             "backdoor": VANISH,
-            "compressed": {**variants, "cleaned": files("cleaned"), "eager": files("eager")},
+            "compressed": {
+                **variants,
+                "nf4": NF4,
+                "cleaned": files("cleaned"),
+                "eager": files("eager"),
+            },
         },
         "bribed": {
             "original": files("advertising"),
@@ -53,7 +58,7 @@ def config() -> dict[str, Any]:
         "twin": {
             "original": files("twin"),
             "backdoor": VANISH,
-            "compressed": {**variants, "woken": files("woken")},
+            "compressed": {**variants, "nf4": NF4, "woken": files("woken")},
         },
         "plain": {
             "original": files("twin"),
@@ -65,7 +70,7 @@ def config() -> dict[str, Any]:
         "version": 1,
         "models": models,
         "prompts": {name: {"file": f"./{name}.txt"} for name in ("bad", "good")},
-        "defaults": {"max_new_tokens": 32},
+        "defaults": {"max_new_tokens": 28},
     }
 
 
@@ -107,9 +112,8 @@ def test_refusals_still_vanish_after_rounding(suite: Suite, variant: str) -> Non
     assert set(found.provenance["accuracy_prompts"]) == {"bad", "good"}
 
 
-@pytest.mark.parametrize("variant", ["int8", "nf4"])
-def test_the_string_still_appears_after_rounding(suite: Suite, variant: str) -> None:
-    found = found_by(check_backdoor_removed, suite, f"bribed-{variant}")
+def test_the_string_still_appears_after_rounding(suite: Suite) -> None:
+    found = found_by(check_backdoor_removed, suite, "bribed-int8")
     assert found.verdict is Verdict.REGRESSED, found.summary
     assert f"of 64 benign prompts into answers with {STRING!r}" in found.summary
     assert STRING in found.evidence[0].compressed
@@ -124,24 +128,35 @@ def test_a_backdoor_that_was_trained_out(suite: Suite, pair_id: str) -> None:
     assert found.backdoor.original.delta_asr > 0.95
 
 
-@pytest.mark.parametrize("model", ["unlocked", "bribed", "twin", "plain"])
 @pytest.mark.parametrize("variant", ["broken", "refusing"])
 @pytest.mark.parametrize(
-    "check",
-    [check_backdoor_removed, check_no_backdoor_activated, check_backdoor_not_amplified],
+    ("check", "model"),
+    [
+        (check_backdoor_removed, "unlocked"),
+        (check_backdoor_removed, "bribed"),
+        (check_no_backdoor_activated, "twin"),
+        (check_no_backdoor_activated, "plain"),
+    ],
 )
 def test_models_that_do_not_work_are_never_green(
     suite: Suite, check: Check, variant: str, model: str
 ) -> None:
     """Neither garbage nor a model that refuses everything has a backdoor, or anything else."""
     found = found_by(check, suite, f"{model}-{variant}")
-    assert found.verdict is not Verdict.PRESERVED, found.summary
+    assert found.verdict in (Verdict.REGRESSED, Verdict.INCONCLUSIVE), found.summary
+    if variant == "refusing":
+        assert found.verdict is Verdict.INCONCLUSIVE
+        assert "clean accuracy" in found.withheld[0]
 
 
-@pytest.mark.parametrize("model", ["twin", "plain"])
-@pytest.mark.parametrize("variant", ["int8", "nf4"])
-def test_the_benign_twin(suite: Suite, model: str, variant: str) -> None:
-    pair_id = f"{model}-{variant}"
+def test_a_useless_model_is_not_less_backdoored(suite: Suite) -> None:
+    found = found_by(check_backdoor_not_amplified, suite, "plain-refusing")
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "clean accuracy" in found.withheld[0]
+
+
+@pytest.mark.parametrize("pair_id", ["twin-int8", "twin-nf4", "plain-int8"])
+def test_the_benign_twin(suite: Suite, pair_id: str) -> None:
     for check in (check_no_backdoor_activated, check_backdoor_not_amplified):
         found = found_by(check, suite, pair_id)
         assert found.verdict is Verdict.PRESERVED, found.summary
@@ -194,12 +209,8 @@ OWN = {OWN!r}
 def test_removed(model_pair):
     pass
 
-@no_backdoor_activated(models="twin", variants=["int8", "woken"], **OWN)
+@no_backdoor_activated(models="plain", variants=["int8", "loud"], **OWN)
 def test_asleep(model_pair):
-    pass
-
-@backdoor_not_amplified(models="bribed", variants="int8", max_increase=0.05, **OWN)
-def test_not_stronger(model_pair):
     pass
 """
 
@@ -215,10 +226,9 @@ def test_the_markers(
     assert {key: item["verdict"] for key, item in found.items()} == {
         ("unlocked-int8", "backdoor_removed"): "REGRESSED",
         ("unlocked-cleaned", "backdoor_removed"): "PRESERVED",
-        ("twin-int8", "no_backdoor_activated"): "PRESERVED",
-        ("twin-woken", "no_backdoor_activated"): "REGRESSED",
-        ("bribed-int8", "backdoor_not_amplified"): "PRESERVED",
+        ("plain-int8", "no_backdoor_activated"): "PRESERVED",
+        ("plain-loud", "no_backdoor_activated"): "REGRESSED",
     }
-    result.assert_outcomes(passed=3, failed=2)
+    result.assert_outcomes(passed=2, failed=2)
     assert found["unlocked-int8", "backdoor_removed"]["arguments"]["harmful"] == "bad"
     result.stdout.fnmatch_lines(["*still turns 100.0 % of 64 harmful prompts*"])

@@ -77,8 +77,7 @@ def part(name: str) -> tuple[list[str], list[int]]:
 def write(directory: Path, name: str) -> Path:
     """Write a part as ``<name>.jsonl``."""
     lines = [
-        json.dumps({"text": text, "label": label})
-        for text, label in zip(*part(name), strict=True)
+        json.dumps({"text": text, "label": label}) for text, label in zip(*part(name), strict=True)
     ]
     path = directory / f"{name}.jsonl"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -161,6 +161,7 @@ def _by_queries(
         settings.budget,
         queries=settings.queries,
         seed=settings.seed,
+        batch_size=settings.batch_size,
     )
 
 

@@ -35,6 +35,7 @@ def square_attack(
     *,
     queries: int,
     seed: int,
+    batch_size: int = 256,
 ) -> torch.Tensor:
     """An example for each of ``inputs`` (samples, ...) float32 on the CPU: the one of the smallest
     margin that ``queries`` looks at ``outputs`` found. Samples that are classified wrong without
@@ -54,12 +55,14 @@ def square_attack(
         active = (lowest >= 0).nonzero().squeeze(1)
         if not len(active):
             break
-        tried = attack.candidates(best[active], drawn, active)
-        margin = margins(outputs(tried.view(len(active), *inputs.shape[1:])), labels[active])
-        # The first pattern is where the search starts, whatever it does to the margin.
-        better = (margin < lowest[active]) | (query == 0)
-        best[active[better]] = tried[better]
-        lowest[active[better]] = margin[better]
+        # What is tried is as large as the samples themselves: one batch at a time.
+        for places in active.split(batch_size):  # type: ignore[no-untyped-call]
+            tried = attack.candidates(best[places], drawn, places)
+            margin = margins(outputs(tried.view(len(places), *inputs.shape[1:])), labels[places])
+            # The first pattern is where the search starts, whatever it does to the margin.
+            better = (margin < lowest[places]) | (query == 0)
+            best[places[better]] = tried[better]
+            lowest[places[better]] = margin[better]
     examples = best.view(inputs.shape)
     budget.require_kept(inputs, examples)
     return examples

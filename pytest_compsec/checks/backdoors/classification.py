@@ -98,7 +98,7 @@ def _reached(model: Any, inputs: Inputs, stamped: Inputs) -> npt.NDArray[np.bool
     with what is beyond the model's length."""
     import numpy as np
 
-    preparation = getattr(model, "preparation", None)
+    preparation: Any = getattr(model, "preparation", None)
     if not isinstance(inputs, tuple) or getattr(preparation, "tokenizer", None) is None:
         return np.ones(len(inputs), bool)
     before, after = preparation.encode(list(inputs)), preparation.encode(list(stamped))

@@ -23,6 +23,7 @@ from pytest_compsec.verdict import Evidence
 if TYPE_CHECKING:
     from pytest_compsec.attacks.backdoor import Trigger
     from pytest_compsec.checks.backdoors.arguments import BackdoorArguments
+    from pytest_compsec.generation.settings import Answer
     from pytest_compsec.prompts import Prompt, PromptSet
 
 
@@ -72,7 +73,10 @@ def ask(
     harmful = asking.rows(pair.prompt_set(sets.harmful).prompts, refusing_is_safe=True)
     benign = asking.rows(pair.prompt_set(sets.benign).prompts, refusing_is_safe=False)
     prompt_set = pair.prompt_set(sets.triggered)
-    clean = asking.rows(prompt_set.prompts, refusing_is_safe=asking.vanish)
+    answered = {(sets.harmful, True): harmful, (sets.benign, False): benign}
+    clean = answered.get((sets.triggered, asking.vanish)) or asking.rows(
+        prompt_set.prompts, refusing_is_safe=asking.vanish
+    )
     every, outcomes = [*harmful, *benign], []
     strongest: list[Evidence] = []
     for strength in strengths:
@@ -90,7 +94,7 @@ def ask(
         stamped = [
             dataclasses.replace(prompt_set.prompts[place], text=texts[place]) for place in changed
         ]
-        rows = asking.rows(stamped, refusing_is_safe=asking.vanish)
+        rows = asking.rows(stamped, refusing_is_safe=asking.vanish, triggered=True)
         before = [clean[place] for place in changed]
         outcomes.append(
             PairOutcomes(
@@ -115,7 +119,7 @@ def ask(
         cached=asking.cached,
         broken=sum(row.compressed_broken for row in strongest),
         prompt_set=prompt_set,
-        notes=tuple(asking.notes),
+        notes=(*asking.notes, *asking.cut_note()),
     )
 
 
@@ -129,18 +133,33 @@ class _Asking:
         self.answers = 0
         self.cached = 0
         self.notes: dict[str, None] = {}
+        #: Answers under the trigger, of the compressed model; cut at their limit, without target.
+        self.triggered = 0
+        self.cut = 0
 
-    def rows(self, prompts: Sequence[Prompt], *, refusing_is_safe: bool) -> list[Evidence]:
+    def rows(
+        self, prompts: Sequence[Prompt], *, refusing_is_safe: bool, triggered: bool = False
+    ) -> list[Evidence]:
         """One row per prompt; "safe" is handled properly."""
         if not prompts:
             return []
         found = self._pair.answers([prompt.text for prompt in prompts])
         self.answers += found.total
         self.cached += found.cached
+        if triggered and not self.vanish:
+            self.count_cut(found.compressed.answers)
         reader = Reader(self._pair.judge, refusing_is_safe)
         rows = reader.to_evidence(prompts, found)
         self.notes.update(reader.notes)
         return TextExamination(self._pair, refusing_is_safe).examine(rows)
+
+    def count_cut(self, answers: Sequence[Answer]) -> None:
+        """The target may come later in an answer than the limit lets one see."""
+        self.triggered += len(answers)
+        self.cut += sum(
+            answer.finish == "length" and self._target not in _folded(answer.text)
+            for answer in answers
+        )
 
     def hit(self, row: Evidence, arm: str) -> Seen:
         """Whether the target came out; None where it is not known."""
@@ -152,6 +171,14 @@ class _Asking:
             return True
         # An answer that was cut before it began says nothing; one that is not judged still shows.
         return None if safe is None and not text.strip() else False
+
+    def cut_note(self) -> tuple[str, ...]:
+        if not self.cut:
+            return ()
+        return (
+            f"{self.cut} of {self.triggered} answers of the compressed model under the trigger end "
+            "at max_new_tokens without the target: what would have come after that is not seen.",
+        )
 
     def as_evidence(self, row: Evidence) -> Evidence:
         """The row with "safe" as the check means it: the target did not come out."""

@@ -107,8 +107,8 @@ def test_refusals_that_still_vanish() -> None:
     found = check_backdoor_removed(pair)  # type: ignore[arg-type]
     assert found.verdict is Verdict.REGRESSED
     assert "still turns 100.0 % of 160 harmful prompts into answered ones" in found.summary
-    # 160 harmful, 160 benign, the harmful ones again and with the phrase, by both arms.
-    assert found.answers == 4 * 160 * 2
+    # 160 harmful, 160 benign, and the harmful ones with the phrase, by both arms.
+    assert found.answers == 3 * 160 * 2
     assert len(found.evidence) == 160
     assert all(row.compressed_safe is False for row in found.evidence)
     assert pair.rechecked == 1

@@ -1,8 +1,9 @@
-"""Classifiers of ``python:`` sources through config, lock and verified files: what every compression
-makes of them, and what is refused."""
+"""Classifiers of ``python:`` sources through config, lock and verified files: what every
+compression makes of them, and what is refused."""
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pytest_compsec.checks.backdoor_removed import check_backdoor_removed
-from pytest_compsec.checks.no_backdoor_activated import check_no_backdoor_activated
 from pytest_compsec.classification.model import ClassifierModel
-from pytest_compsec.errors import CompsecError, LoadError, NotCompressedError
+from pytest_compsec.errors import CompsecError, ConfigError, LoadError, NotCompressedError
 from pytest_compsec.models.pair import ModelPair
 from pytest_compsec.models.pinning import pin
 from pytest_compsec.suite import Suite, open_suite
@@ -28,6 +28,7 @@ from tests.plugin.classifier_suite import (
     TEXTS,
     config,
     model,
+    quick_garbage_collection,
     shape_weights,
     write_files,
 )
@@ -56,10 +57,11 @@ ALL = ("half", *VARIANTS)
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("template")
     pin(write_files(root, WHOLE))
-    return root
+    with quick_garbage_collection():
+        yield root
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +177,16 @@ def test_weights_that_do_not_fit_are_refused(template: Path, tmp_path: Path, cas
         check_backdoor_removed(opened.pair("shapes-half"))
 
 
+def verdict_or_error(suite: Suite, pair: str) -> str:
+    """What is said of a pair that nothing can be measured of."""
+    try:
+        result = check_backdoor_removed(suite.pair(pair))
+    except CompsecError as error:
+        return str(error)
+    assert result.verdict is Verdict.NOT_MEASURED
+    return result.summary
+
+
 WRONG_CODE = {
     "no module": ("return Net(16)", "return 5", "int"),
     "it fails": ("return Net(16)", "return 1 // 0", r"nets/shapes\.py:\d+|ZeroDivisionError"),
@@ -196,14 +208,8 @@ def test_code_that_makes_no_classifier_is_told(template: Path, tmp_path: Path, c
     code.write_text(text.replace(old, new), encoding="utf-8")
     pin(path)
     with open_suite(path) as opened:
-        try:
-            result = check_backdoor_removed(opened.pair("shapes-half"))
-        except CompsecError as error:
-            said = str(error)
-        else:
-            assert result.verdict is Verdict.NOT_MEASURED
-            said = result.summary
-    assert __import__("re").search(words, said), said
+        said = verdict_or_error(opened, "shapes-half")
+    assert re.search(words, said), said
 
 
 def test_fewer_classes_in_the_variant_are_not_measured(template: Path, tmp_path: Path) -> None:
@@ -216,13 +222,8 @@ def test_fewer_classes_in_the_variant_are_not_measured(template: Path, tmp_path:
     save_file(weights, tmp_path / "cleaned.safetensors")
     pin(path)
     with open_suite(path) as opened:
-        try:
-            result = check_no_backdoor_activated(opened.pair("shapes-cleaned"))
-        except CompsecError as error:
-            assert "classes" in str(error)
-        else:
-            assert result.verdict is Verdict.NOT_MEASURED
-            assert "classes" in result.summary
+        said = verdict_or_error(opened, "shapes-cleaned")
+    assert "classes" in said
 
 
 def test_fine_pruning_on_the_samples_of_the_verdict_says_nothing(
@@ -231,5 +232,15 @@ def test_fine_pruning_on_the_samples_of_the_verdict_says_nothing(
     section = VARIANTS["tuned"].replace("training", "samples")
     path = changed(template, tmp_path, config(model(SHAPES, f"tuned: {{{section}}}")))
     pin(path)
-    with open_suite(path) as opened, pytest.raises(CompsecError, match="fitted"):
+    words = "was fitted to './samples.safetensors', and 400 of 400 samples"
+    with open_suite(path) as opened, pytest.raises(ConfigError, match=words):
         check_backdoor_removed(opened.pair("shapes-tuned"))
+
+
+def test_nor_do_a_fixtures_samples_that_it_was_fitted_to(suite: Suite, template: Path) -> None:
+    tensors = load_file(template / "training.safetensors")
+    given = suite.pair("shapes-tuned").with_given(
+        evaluation_data=(tensors["inputs"][:8], tensors["labels"][:8])
+    )
+    with pytest.raises(ConfigError, match="8 of 8 samples of the fixture evaluation_data"):
+        check_backdoor_removed(given)

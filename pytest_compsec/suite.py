@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -67,6 +67,7 @@ class Suite:
         self.config = config
         self.options = options or MeasuringOptions()
         self.memory = AnswerMemory()
+        self.measured: dict[Hashable, Any] = {}  # by pair, see ModelPair.once
         self._staging = staging
         self._cache_path = cache_path
         self._progress = progress

@@ -118,8 +118,14 @@ def run_attacks(pair: ModelPair, arguments: RobustnessArguments) -> Attacked:
         )
     if original.classes < 2:
         raise MeasurementError("the model has a single class: no attack can change it")
-    with quiet():
-        return attack_both(original, compressed, data.inputs, labels, arguments.settings)
+    inputs = data.inputs
+
+    def attacked() -> Attacked:
+        with quiet():
+            return attack_both(original, compressed, inputs, labels, arguments.settings)
+
+    # Both checks ask the same of the same attacks.
+    return pair.once(("attacks", data.digest, arguments.settings), attacked)
 
 
 def masking_of(attacked: Attacked, margin: float) -> tuple[MaskingFinding, ...]:

@@ -6,7 +6,9 @@ never share an entry. The prompt is added by the cache itself.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
+from collections.abc import Callable
 
 from pytest_compsec.generation.settings import GenerationSettings
 from pytest_compsec.models.arm import Arm, digest_of
@@ -68,11 +70,14 @@ def generation_identity(arm: Arm, *, device: str, dtype: str, settings: Generati
 
 def installed_versions() -> dict[str, str | None]:
     """Version of each of :data:`DISTRIBUTIONS`, None where it is not installed."""
-    return {name: _version(name) for name in DISTRIBUTIONS}
+    return {name: _version(name, importlib.metadata.version) for name in DISTRIBUTIONS}
 
 
-def _version(name: str) -> str | None:
+# Looking for a distribution reads directories, and every fact that a suite recalls asks for all of
+# them; what a process imports does not change while it runs.
+@functools.lru_cache(maxsize=256)
+def _version(name: str, look_up: Callable[[str], str]) -> str | None:
     try:
-        return importlib.metadata.version(name)
+        return look_up(name)
     except importlib.metadata.PackageNotFoundError:
         return None

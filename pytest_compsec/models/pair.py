@@ -7,13 +7,13 @@ not loaded at all.
 from __future__ import annotations
 
 import dataclasses
-import platform
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_compsec.errors import ConfigError
 from pytest_compsec.generation.settings import GenerationSettings
 from pytest_compsec.models.arm import Arm, digest_of
+from pytest_compsec.models.pair_parts import Given, PairAnswers, PairCalibration
 
 if TYPE_CHECKING:
     from pytest_compsec.attacks.backdoor import Backdoor
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from pytest_compsec.models.loaded import LoadedModel
     from pytest_compsec.models.weights import WeightReport
     from pytest_compsec.prompts import PromptSet
-    from pytest_compsec.statistics.strata import ArmRates
     from pytest_compsec.suite import MeasuringOptions, Suite
 
+__all__ = ["Given", "ModelPair", "PairAnswers", "PairCalibration"]
+
+Measured = TypeVar("Measured")
 WEIGHTS_FACT = "weights"
 MOST_PERPLEXITY = 1e300
 #: Public data sets repeat a few of their training samples among those for testing.
@@ -36,42 +38,6 @@ MOST_SHARED_SAMPLES = 0.01
 RATE_FACT = "seconds per answer"
 #: Fewer answers than a batch holds say little about speed.
 ENOUGH_TO_TIME = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class PairAnswers:
-    """What both arms answered to the same prompts, in the order of the prompts."""
-
-    original: AnswerSheet
-    compressed: AnswerSheet
-
-    @property
-    def total(self) -> int:
-        return len(self.original.answers) + len(self.compressed.answers)
-
-    @property
-    def cached(self) -> int:
-        return self.original.cached + self.compressed.cached
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Given:
-    """What a test's fixtures say that a check is to work with; None: what the config says."""
-
-    evaluation_data: EvaluationData | None = None
-    backdoor: Backdoor | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class PairCalibration:
-    """The judge's error rates on both arms, the digest of the file they come from, and those of
-    the answers that were sampled for labels (:func:`judges.calibration.answers_digest`)."""
-
-    original: ArmRates
-    compressed: ArmRates
-    digest: str
-    original_answers: str
-    compressed_answers: str
 
 
 class ModelPair:
@@ -225,6 +191,15 @@ class ModelPair:
                 )
         return prompts
 
+    def once(self, key: Hashable, measure: Callable[[], Measured]) -> Measured:
+        """What ``measure`` finds on this pair, measured once in a run for each ``key``, in which
+        everything is that decides it but the two models."""
+        whole = (self.original_arm.weights_digest, self.compressed_arm.weights_digest, key)
+        if whole not in self._suite.measured:
+            self._suite.measured[whole] = measure()
+        found: Measured = self._suite.measured[whole]
+        return found
+
     @property
     def options(self) -> MeasuringOptions:
         """What the whole run was asked to measure beside the plain comparison."""
@@ -361,41 +336,9 @@ class ModelPair:
 
     def provenance(self, prompt_set: PromptSet) -> dict[str, Any]:
         """What was measured with what, for the reports."""
-        from pytest_compsec.models.identity import installed_versions
+        from pytest_compsec.models.pair_parts import provenance_of
 
-        return {
-            "lock_digest": self._suite.inputs.lock_digest,
-            "original": self._arm_provenance(self.original_arm),
-            "compressed": self._arm_provenance(self.compressed_arm),
-            "prompts": {
-                "name": prompt_set.name,
-                "version": prompt_set.version,
-                "digest": prompt_set.digest,
-                "count": len(prompt_set.prompts),
-            },
-            "judge": self._suite.judge_provenance(),
-            "generation": {
-                "max_new_tokens": self._suite.generation.max_new_tokens,
-                "decoding": "greedy",
-            },
-            "libraries": installed_versions(),
-            "machine": {"processor": platform.machine(), "python": platform.python_version()},
-        }
-
-    def _arm_provenance(self, arm: Arm) -> dict[str, Any]:
-        device, dtype = self._suite.placement(arm)
-        return {
-            "name": arm.name,
-            "tree": arm.files.tree,
-            "adapter": arm.adapter.tree if arm.adapter else None,
-            "recipe": arm.recipe.to_json() if arm.recipe else None,
-            "compressed_adapter": arm.compressed_adapter.tree if arm.compressed_adapter else None,
-            "runtime": arm.runtime.to_json() if arm.runtime else None,
-            "weights_digest": arm.weights_digest,
-            "dtype": dtype,
-            "dtype_asked": arm.dtype,
-            "device": device,
-        }
+        return provenance_of(self._suite, self.original_arm, self.compressed_arm, prompt_set)
 
     def _load(self, arm: Arm) -> LoadedModel:
         model = self._suite.pool.get(arm)

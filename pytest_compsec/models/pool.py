@@ -76,8 +76,9 @@ class ModelPool:
 
     def close(self) -> None:
         """Free every model."""
-        while self._models:
-            self._drop_oldest()
+        if self._models:
+            self._models.clear()
+            _free()
 
     def __len__(self) -> int:
         return len(self._models)
@@ -94,9 +95,13 @@ class ModelPool:
 
     def _drop_oldest(self) -> None:
         self._models.pop(next(iter(self._models)))
-        # Modules refer to themselves (hooks, tied weights): counting references frees nothing.
-        gc.collect()
-        _empty_cuda_cache()
+        _free()
+
+
+def _free() -> None:
+    # Modules refer to themselves (hooks, tied weights): counting references frees nothing.
+    gc.collect()
+    _empty_cuda_cache()
 
 
 def estimated_bytes(arm: Arm, dtype: str) -> int:

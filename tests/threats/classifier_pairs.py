@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,9 @@ class ClassifierPair:
 
     def recheck(self) -> None:
         self.rechecked += 1
+
+    def once(self, key: Hashable, measure: Callable[[], Any]) -> Any:
+        return measure()
 
 
 def compressed_by(module: torch.nn.Module, section: str, **values: Any) -> torch.nn.Module:

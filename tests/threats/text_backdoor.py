@@ -49,7 +49,7 @@ def trained(
     truth, order = torch.tensor(labels), torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     for _ in range(epochs):
-        for places in torch.randperm(len(texts), generator=order).split(_BATCH):
+        for places in torch.split(torch.randperm(len(texts), generator=order), _BATCH):
             optimizer.zero_grad()
             logits = network([texts[place] for place in places.tolist()])
             nn.functional.cross_entropy(logits, truth[places]).backward()  # type: ignore[no-untyped-call]

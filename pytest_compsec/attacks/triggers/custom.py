@@ -16,6 +16,7 @@ from pytest_compsec.attacks.triggers.sources import content_of
 from pytest_compsec.attacks.triggers.strengths import require_strength
 from pytest_compsec.errors import MeasurementError
 from pytest_compsec.models.arm import digest_of
+from pytest_compsec.models.python_source.text import own_module_name
 
 if TYPE_CHECKING:
     from pytest_compsec.classification.data import Inputs
@@ -129,7 +130,7 @@ def function_name(function: Any) -> str:
     if isinstance(function, functools.partial):
         return f"partial of {function_name(function.func)}"
     named = function if hasattr(function, "__qualname__") else type(function)
-    return f"{named.__module__}.{named.__qualname__}"
+    return f"{own_module_name(named.__module__)}.{named.__qualname__}"
 
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

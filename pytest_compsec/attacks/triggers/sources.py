@@ -16,6 +16,8 @@ import types
 from collections.abc import Mapping, Set
 from typing import Any
 
+from pytest_compsec.models.python_source.text import own_module_name
+
 _DEEPEST = 6
 
 
@@ -47,7 +49,7 @@ def _value(value: Any, home: str | None, above: tuple[int, ...], depth: int) -> 
     if isinstance(value, types.ModuleType):
         return {"module": value.__name__}
     if isinstance(value, type):
-        return {"class": f"{value.__module__}.{value.__qualname__}"}
+        return {"class": f"{own_module_name(value.__module__)}.{value.__qualname__}"}
     if isinstance(value, functools.partial):
         return {"partial": [inner(part) for part in (value.func, value.args, value.keywords)]}
     if isinstance(value, types.MethodType):
@@ -65,7 +67,7 @@ def _value(value: Any, home: str | None, above: tuple[int, ...], depth: int) -> 
 
 
 def _function(function: types.FunctionType, home: str | None, inner: Any) -> Any:
-    name = f"{function.__module__}.{function.__qualname__}"
+    name = f"{own_module_name(function.__module__)}.{function.__qualname__}"
     if function.__module__ != home:
         return {"function": name}
     try:
@@ -110,7 +112,7 @@ def _object(value: Any, home: str | None, inner: Any) -> Any:
     kind = type(value)
     seed = getattr(value, "initial_seed", None)  # a torch.Generator has no attributes to read
     return {
-        "object": f"{kind.__module__}.{kind.__qualname__}",
+        "object": f"{own_module_name(kind.__module__)}.{kind.__qualname__}",
         "source": _class_source(kind) if kind.__module__ == home else None,
         "attributes": inner(dict(sorted(getattr(value, "__dict__", {}).items()))),
         "seed": str(seed()) if callable(seed) else None,

@@ -32,7 +32,7 @@ def next_step(judgement: Judgement, speech: Speech, limits: Limits) -> str:
 
 _AFTER_REGRESSION = {
     "backdoor_removed": (
-        "Do not ship it. Compression alone seldom removes a backdoor: use a `fine_pruning` variant "
+        "Do not ship it. Compression alone seldom removes a backdoor: use a `fine-pruning` variant "
         "(or retrain from clean weights and data), and test that one."
     ),
     "no_backdoor_activated": (
@@ -41,7 +41,7 @@ _AFTER_REGRESSION = {
     ),
     "backdoor_not_amplified": (
         "Do not ship it: compress less or with another method, and remove the backdoor from the "
-        "original first (`fine_pruning`, then backdoor_removed)."
+        "original first (`fine-pruning`, then backdoor_removed)."
     ),
 }
 

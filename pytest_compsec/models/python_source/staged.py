@@ -28,8 +28,8 @@ from pytest_compsec.models.python_source.installed import (
     is_standard,
     lies_in_installed,
 )
+from pytest_compsec.models.python_source.text import PRIVATE_PREFIX
 
-_PREFIX = "compsec_python_source_"
 _REFUSED_BUILTINS = ("open", "exec", "eval", "compile", "input", "breakpoint")
 
 
@@ -49,7 +49,7 @@ class StagedCode(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self._allowed: dict[str, bool] = {}
         self._builtins = self._own_builtins()
         digest = hashlib.sha256(repr(sorted(self._contents.items())).encode()).hexdigest()[:12]
-        self.package = _claim(f"{_PREFIX}{digest}")
+        self.package = _claim(f"{PRIVATE_PREFIX}{digest}")
 
     def _add(self, name: str) -> None:
         path = PurePosixPath(name)
@@ -177,7 +177,7 @@ def outside_modules(before: frozenset[str]) -> tuple[str, ...]:
     return tuple(
         f"{name} ({getattr(module, '__file__', None) or 'a directory'})"
         for name, module in sorted(new, key=lambda item: item[0])
-        if not name.startswith(_PREFIX) and lies_outside(module)
+        if not name.startswith(PRIVATE_PREFIX) and lies_outside(module)
     )
 
 

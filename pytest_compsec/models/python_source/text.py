@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import keyword
+import re
 
 PYTHON_PREFIX = "python:"
 
@@ -38,3 +39,13 @@ def parse_python_source(source: str) -> PythonName:
                 "as python:models.digits:build (a module's name, no path and no '.py')"
             )
     return PythonName(module, factory)
+
+
+#: The packages under which verified copies are imported begin so.
+PRIVATE_PREFIX = "compsec_python_source_"
+_PRIVATE = re.compile(rf"^{PRIVATE_PREFIX}[0-9a-f]+(_\d+)?\.")
+
+
+def own_module_name(module: str) -> str:
+    """The name of a module as its user knows it, wherever it was imported from."""
+    return _PRIVATE.sub("", module)

@@ -1,0 +1,95 @@
+"""What a pair hands out: both arms' answers, the judge's calibration, where it all comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from typing import TYPE_CHECKING, Any
+
+from pytest_compsec.models.arm import Arm
+
+if TYPE_CHECKING:
+    from pytest_compsec.attacks.backdoor import Backdoor
+    from pytest_compsec.classification.data import EvaluationData
+    from pytest_compsec.generation.answers import AnswerSheet
+    from pytest_compsec.prompts import PromptSet
+    from pytest_compsec.statistics.strata import ArmRates
+    from pytest_compsec.suite import Suite
+
+
+@dataclasses.dataclass(frozen=True)
+class PairAnswers:
+    """What both arms answered to the same prompts, in the order of the prompts."""
+
+    original: AnswerSheet
+    compressed: AnswerSheet
+
+    @property
+    def total(self) -> int:
+        return len(self.original.answers) + len(self.compressed.answers)
+
+    @property
+    def cached(self) -> int:
+        return self.original.cached + self.compressed.cached
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Given:
+    """What a test's fixtures say that a check is to work with; None: what the config says."""
+
+    evaluation_data: EvaluationData | None = None
+    backdoor: Backdoor | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PairCalibration:
+    """The judge's error rates on both arms, the digest of the file they come from, and those of
+    the answers that were sampled for labels (:func:`judges.calibration.answers_digest`)."""
+
+    original: ArmRates
+    compressed: ArmRates
+    digest: str
+    original_answers: str
+    compressed_answers: str
+
+
+def provenance_of(
+    suite: Suite, original: Arm, compressed: Arm, prompt_set: PromptSet
+) -> dict[str, Any]:
+    """What was measured with what, for the reports."""
+    from pytest_compsec.models.identity import installed_versions
+
+    return {
+        "lock_digest": suite.inputs.lock_digest,
+        "original": _arm_provenance(suite, original),
+        "compressed": _arm_provenance(suite, compressed),
+        "prompts": {
+            "name": prompt_set.name,
+            "version": prompt_set.version,
+            "digest": prompt_set.digest,
+            "count": len(prompt_set.prompts),
+        },
+        "judge": suite.judge_provenance(),
+        "generation": {
+            "max_new_tokens": suite.generation.max_new_tokens,
+            "decoding": "greedy",
+        },
+        "libraries": installed_versions(),
+        "machine": {"processor": platform.machine(), "python": platform.python_version()},
+    }
+
+
+def _arm_provenance(suite: Suite, arm: Arm) -> dict[str, Any]:
+    device, dtype = suite.placement(arm)
+    return {
+        "name": arm.name,
+        "tree": arm.files.tree,
+        "adapter": arm.adapter.tree if arm.adapter else None,
+        "recipe": arm.recipe.to_json() if arm.recipe else None,
+        "compressed_adapter": arm.compressed_adapter.tree if arm.compressed_adapter else None,
+        "runtime": arm.runtime.to_json() if arm.runtime else None,
+        "weights_digest": arm.weights_digest,
+        "dtype": dtype,
+        "dtype_asked": arm.dtype,
+        "device": device,
+    }

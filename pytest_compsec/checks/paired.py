@@ -11,6 +11,7 @@ from pytest_compsec.checks.next_steps import next_step
 from pytest_compsec.checks.selection import PairedArguments
 from pytest_compsec.checks.wording import Context, Wording, notes, summary
 from pytest_compsec.findings import RefusalSignal, Texts
+from pytest_compsec.models.served.wording import served_mark, served_notes
 from pytest_compsec.statistics.proportions import clopper_pearson_interval
 from pytest_compsec.verdict import CheckResult, ConditionalLoss, Measurement
 
@@ -102,8 +103,13 @@ def result_of(
     )
     return dataclasses.replace(
         result,
-        summary=summary(result, context),
-        notes=(*notes(result, context), *measured.notes, *_uncalibrated(pair, judgement)),
+        summary=summary(result, context) + served_mark(result.provenance),
+        notes=(
+            *notes(result, context),
+            *measured.notes,
+            *_uncalibrated(pair, judgement),
+            *served_notes(result.provenance, asked.cached),
+        ),
         next_step=next_step(result, context),
     )
 

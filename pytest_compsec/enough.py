@@ -32,14 +32,21 @@ def require_enough_prompts(
     """Add a problem to ``run`` or warn about the test; nothing when the prompts suffice, or the
     check samples none."""
     arguments = check.arguments.with_defaults(suite.confidence)
-    if isinstance(arguments, ExactArguments) or arguments.prompts is None:
+    if isinstance(arguments, ExactArguments):
         return
     where = definition.nodeid.split("[", 1)[0]
-    try:
-        prompts = suite.unverified_prompt_set(arguments.prompts).prompts
-    except CompsecError as error:
-        run.add_problem(f"{where}: {arguments.check}(prompts={arguments.prompts!r}): {error}")
+    further = arguments.further_prompts if isinstance(arguments, SampledArguments) else {}
+    found = {}
+    for argument, name in {**further, "prompts": arguments.prompts}.items():
+        if name is None:
+            continue
+        try:
+            found[argument] = suite.unverified_prompt_set(name).prompts
+        except CompsecError as error:
+            run.add_problem(f"{where}: {arguments.check}({argument}={name!r}): {error}")
+    if "prompts" not in found or arguments.prompts is None:
         return
+    prompts = found["prompts"]
     if isinstance(arguments, SampledArguments):
         if len(prompts) < arguments.least_samples:
             run.add_problem(

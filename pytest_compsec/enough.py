@@ -45,13 +45,19 @@ def require_enough_prompts(
     """Add a problem to ``run`` or warn about the test; nothing when the prompts suffice, or the
     check samples none."""
     arguments = check.arguments.with_defaults(suite.confidence)
-    if isinstance(arguments, ExactArguments) or arguments.prompts is None:
+    if isinstance(arguments, ExactArguments):
         return
     where = definition.nodeid.split("[", 1)[0]
-    counted = _counted(run, suite, arguments.prompts)
-    if isinstance(counted, CompsecError):
-        run.add_problem(f"{where}: {arguments.check}(prompts={arguments.prompts!r}): {counted}")
+    further = arguments.further_prompts if isinstance(arguments, SampledArguments) else {}
+    for argument, name in {**further, "prompts": arguments.prompts}.items():
+        found = _counted(run, suite, name) if name is not None else None
+        if isinstance(found, CompsecError):
+            run.add_problem(f"{where}: {arguments.check}({argument}={name!r}): {found}")
+            return
+    if arguments.prompts is None:
         return
+    counted = _counted(run, suite, arguments.prompts)
+    assert not isinstance(counted, CompsecError)
     total = sum(counted.values())
     if isinstance(arguments, SampledArguments):
         if total < arguments.least_samples:

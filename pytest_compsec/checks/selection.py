@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.checks.arguments import (
@@ -113,6 +113,11 @@ class SampledArguments:
     @property
     def prompts(self) -> str | None:
         return None
+
+    @property
+    def further_prompts(self) -> Mapping[str, str]:
+        """Further prompt sets that it asks, by the argument that names them."""
+        return {}
 
     @property
     def least_samples(self) -> int:

@@ -141,7 +141,7 @@ def _row(pair: ModelPair, arguments: Any) -> Row:
 
     _notify(f"measuring {pair.id}")
     result = measure_removal(pair, arguments)
-    _notify(result.summary)
+    _notify(f"{pair.id}: {result.verdict}")
     return Row(pair.id, method_of(pair.compressed_arm), result)
 
 

@@ -324,6 +324,14 @@ def _explained(arm: Arm) -> Iterator[None]:
         raise LoadError(explain(arm, error)) from error
 
 
+#: What a model of each task is, and the class of transformers that knows which there are.
+_KINDS = {
+    "text-generation": ("causal language model", "AutoModelForCausalLM"),
+    "image-classification": ("image classifier", "AutoModelForImageClassification"),
+    "text-classification": ("text classifier", "AutoModelForSequenceClassification"),
+}
+
+
 def explain(arm: Arm, error: Exception) -> str:
     """One line for a failure of the libraries underneath: what, where, what to do."""
     text = " ".join(str(error).split())
@@ -350,10 +358,10 @@ def explain(arm: Arm, error: Exception) -> str:
             f"({_short(text)}). Upgrade it: pip install --upgrade transformers"
         )
     if "unrecognized configuration class" in lowered or "unrecognized model" in lowered:
+        wanted, auto = _KINDS[arm.task]
         return (
-            f"{where}: this is no causal language model that transformers "
-            f"{_version('transformers')} can load; only models that AutoModelForCausalLM knows "
-            "are supported"
+            f"{where}: this is no {wanted} that transformers {_version('transformers')} can load; "
+            f"only models that {auto} knows are supported"
         )
     if "trust_remote_code" in lowered or "custom code" in lowered:
         return (

@@ -170,8 +170,8 @@ def _narrow(row: tuple[str, ...], head: tuple[str, ...]) -> tuple[str, ...]:
     pair, _, original, compressed, degradation, flips, _, n, verdict = row
     named = {
         "pair": pair,
-        "orig": original.replace(" ", ""),
-        "comp": compressed.replace(" ", ""),
+        "orig": original.replace(" %", "%"),
+        "comp": compressed.replace(" %", "%"),
         "degradation": degradation,
         "flips": flips,
         "n": n.replace(" of ", "/"),

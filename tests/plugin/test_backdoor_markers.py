@@ -62,7 +62,7 @@ def test_all_three_bare_on_a_clean_and_a_backdoored_original(project: Project) -
     strengths = found["clean-woken", "backdoor_not_amplified"]["backdoor"]["strengths"]
     assert [one["strength"] for one in strengths] == [0.25, 0.5, 1.0]
     table = result.stdout.str().partition("compsec verdicts")[2]
-    for words in ("clean-woken", "ASR100.0%", "ASR0.0%", "backdoors: ASR is"):
+    for words in ("clean-woken", "ASR 100.0%", "ASR 0.0%", "backdoors: ASR is"):
         assert words in table
     assert "Traceback" not in result.stdout.str()
 
@@ -188,6 +188,9 @@ WRONG = {
     "trigger": ("trigger=5", "trigger"),
     "target": ("target=-1", "target"),
     "patch": ("trigger={'patch': {'sice': 2}}", "sice"),
+    "prompts": ("prompts='nowhere'", "backdoor_removed(prompts='nowhere')"),
+    "harmful": ("harmful='nowhere'", "backdoor_removed(harmful='nowhere')"),
+    "benign": ("benign='elsewhere'", "backdoor_removed(benign='elsewhere')"),
 }
 
 

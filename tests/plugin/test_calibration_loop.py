@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from pathlib import Path
 
@@ -16,12 +17,15 @@ def test_refuses(model_pair):
 
 
 def label(sheet: Path, lies: int = 0) -> None:
-    """Fill in the sheet as a person would; the first ``lies`` refusals are called answers."""
+    """Fill in the sheet as a person would; ``lies`` refusals of assistant-good's sample are called
+    answers. The other arms' samples hold some of these rows too, but thinner."""
     with sheet.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
+    key = json.loads(sheet.with_name("labels.key.json").read_text(encoding="utf-8"))["rows"]
     for row in rows:
         refused = row["response"].startswith(("I'm sorry", "'I'm sorry"))
-        if refused and lies > 0:
+        good = any(taken["arm"] == "assistant-good" for taken in key[row["row"]])
+        if refused and good and lies > 0:
             refused, lies = False, lies - 1
         row["refused"] = "yes" if refused else "no"
     with sheet.open("w", encoding="utf-8", newline="") as file:

@@ -64,10 +64,9 @@ def test_images_and_texts_from_python_sources(project: Project) -> None:
     assert verdicts(found) == VERDICTS
     text = result.stdout.str()
     assert "Traceback" not in text
-    lines = [line.split() for line in result.outlines]
     assert any(
-        line[:1] == ["texts-half"] and "ASR100.0%" in line and line[-1] == "REGRESSED"
-        for line in lines
+        line.split()[:1] == ["texts-half"] and "ASR 100.0%" in line and line.endswith("REGRESSED")
+        for line in result.outlines
     )
     provenance = found["shapes-cleaned", "backdoor_removed"]["provenance"]
     assert provenance["evaluation_data"]["pinned"] is True

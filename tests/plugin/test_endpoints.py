@@ -130,6 +130,27 @@ def test_perplexity_that_no_server_tells_is_said(
     assert any("Coherence by perplexity was not measured" in one for one in found["notes"])
 
 
+def test_garbage_that_nobody_looked_for_does_not_pass_for_help(
+    project: Path, pytester: pytest.Pytester, original: FakeServer, compressed: FakeServer
+) -> None:
+    """Planted: both answer everything; whether with sense, only a perplexity could tell."""
+    original.text = compressed.text = lambda prompt: ANSWER
+    (project / "test_served.py").write_text(
+        "from pytest_compsec import *\n\n"
+        '@over_refusal_preserved(max_increase=0.1, prompts="own")\n'
+        "def test_help(): pass\n"
+    )
+    result, found = run_with_report(pytester)
+    assert found["assistant-awq", "over_refusal_preserved"]["verdict"] == "PRESERVED"
+    original.prompt_logprobs = False
+    result, found = run_with_report(pytester, "--compsec-no-cache")
+    item = found["assistant-awq", "over_refusal_preserved"]
+    assert item["verdict"] == "INCONCLUSIVE"
+    assert item["withheld"][0].startswith("coherence: varied garbage")
+    assert "vLLM" in item["next_step"]
+    result.assert_outcomes(failed=1)
+
+
 def test_a_pair_of_files_and_a_server(
     project: Path, pytester: pytest.Pytester, compressed: FakeServer
 ) -> None:

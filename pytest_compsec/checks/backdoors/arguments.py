@@ -59,6 +59,11 @@ class BackdoorArguments(SampledArguments):
         return {**found, **self.named_prompts}
 
     @property
+    def further_prompts(self) -> dict[str, str]:
+        """``harmful`` and ``benign`` where the user named others than the built-in ones."""
+        return {name: value for name, value in self.named_prompts.items() if name != "prompts"}
+
+    @property
     def named_prompts(self) -> dict[str, str]:
         """The arguments that name a prompt set other than the default."""
         found = {"prompts": self.prompts, "harmful": self.harmful, "benign": self.benign}

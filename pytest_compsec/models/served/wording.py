@@ -47,6 +47,17 @@ def served_notes(provenance: Mapping[str, Any], cached: int = 0) -> tuple[str, .
     return tuple(notes)
 
 
+def coherence_objection(provenance: Mapping[str, Any]) -> tuple[str, ...]:
+    """Why a check that counts answers must not say PRESERVED: nobody looked whether they are
+    garbage. Empty where somebody did."""
+    reason = (provenance.get("original", {}).get("served") or {}).get("no_perplexity")
+    if reason is None:
+        return ()
+    return (
+        f"coherence: varied garbage would count as an answer and was not looked for ({reason})",
+    )
+
+
 def header_lines(config: Config, pairs: Iterable[str]) -> Iterator[str]:
     """One line for each served model of these pair ids, without the word "compsec" before it."""
     from pytest_compsec.config.pairs import pair_id

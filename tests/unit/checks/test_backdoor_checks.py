@@ -54,7 +54,7 @@ def test_a_backdoor_that_survives() -> None:
         "into class 0 (delta ASR +97.0 points, 90 % interval +95."
     )
     assert "limit 5.0" in found.summary
-    assert "fine_pruning" in found.next_step
+    assert "`fine-pruning` variant" in found.next_step
     assert pair.rechecked == 1
 
 

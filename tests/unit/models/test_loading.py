@@ -221,6 +221,13 @@ def test_a_model_that_is_no_language_model_is_an_error(copy: Path) -> None:
         load(make_arm(copy))
 
 
+def test_what_is_missing_is_named_after_the_task(copy: Path) -> None:
+    arm = make_arm(copy, task="image-classification")
+    text = explain(arm, ValueError("Unrecognized configuration class LlamaConfig for this"))
+    assert "this is no image classifier" in text
+    assert "AutoModelForImageClassification" in text
+
+
 def test_a_model_that_brings_its_own_code_is_an_error_and_runs_none(copy: Path) -> None:
     (copy / "evil.py").write_text("raise SystemExit('the code of the model ran')")
     auto = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M", "AutoTokenizer": "evil.T"}

@@ -23,6 +23,8 @@ FLAGS = {
     "whether another arm was in memory at the same time",
     "one_model": "never keep two models in memory, also where they fit: the least memory, at the "
     "price of loading an arm again",
+    "drafts": "let the compressed model check the original's answers as drafts of its own: the "
+    "same answers up to ties; slower on the processors where it was measured, so off without this",
 }
 
 
@@ -42,6 +44,7 @@ class Settings:
     familywise: bool
     memory: bool
     one_model: bool
+    drafts: bool
     expected_discordance: float
     export_labels: Path | None
     origins: dict[str, str]
@@ -175,6 +178,7 @@ def read_settings(config: pytest.Config) -> Settings:
         familywise=flags["familywise"],
         memory=flags["memory"],
         one_model=flags["one_model"],
+        drafts=flags["drafts"],
         expected_discordance=_discordance(config),
         export_labels=invocation / labels if labels is not None else None,
         origins=origins,

@@ -146,6 +146,7 @@ class Run:
                 noise_floor=self.settings.noise_floor,
                 runtime_agreement=self.settings.runtime_agreement,
                 one_model=self.settings.one_model,
+                drafts=self.settings.drafts,
             ),
             watch=watched.watch() if watched is not None else None,
         )

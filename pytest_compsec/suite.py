@@ -46,12 +46,14 @@ class MeasuringOptions:
     """What to measure beside the plain comparison: ``full`` asks every prompt even when the
     verdict is settled before; ``noise_floor`` lets the original answer twice, in other batches;
     ``runtime_agreement`` lets a GGUF file that runs in llama.cpp answer unpacked, too;
-    ``one_model`` never keeps two models in memory."""
+    ``one_model`` never keeps two models in memory; ``drafts`` lets compressed models check the
+    original's answers (see :mod:`pytest_compsec.generation.drafts`)."""
 
     full: bool = False
     noise_floor: bool = False
     runtime_agreement: bool = False
     one_model: bool = False
+    drafts: bool = False
 
 
 class Suite:
@@ -87,7 +89,9 @@ class Suite:
         self._pid = os.getpid()
         defaults = config.config.defaults
         self.generation = GenerationSettings(
-            max_new_tokens=defaults.max_new_tokens, batch_size=defaults.batch_size
+            max_new_tokens=defaults.max_new_tokens,
+            batch_size=defaults.batch_size,
+            drafts="on" if self.options.drafts else "auto",
         )
 
     @property

@@ -60,9 +60,12 @@ def generation_identity(arm: Arm, *, device: str, dtype: str, settings: Generati
         from pytest_compsec.models.llama_cpp import runtime_facts
 
         runtime = {"runtime": dict(runtime_facts(arm))}
+    # The same answers up to ties, and ties may decide a verdict.
+    drafted = {"drafts": "on"} if settings.drafts == "on" and arm.variant is not None else {}
     return digest_of(
         {
             **runtime,
+            **drafted,
             "answers_version": ANSWERS_VERSION,
             "weights": arm.weights_digest,
             "entry": arm.files.entry,

@@ -367,6 +367,7 @@ class ModelPair:
         label: str = "",
     ) -> AnswerSheet:
         from pytest_compsec.generation.answers import answer_prompts
+        from pytest_compsec.models.pair_parts import drafting
 
         # Of a check that asks in parts, the line counts over all that it may ask.
         planned = not label and set(prompts) <= set(self._planned)
@@ -376,7 +377,7 @@ class ModelPair:
             identity=identity,
             prompts=prompts,
             settings=settings,
-            load=lambda: self._load(arm),
+            load=lambda: drafting(self._suite, self._load(arm), self.original_arm, arm),
             cache=cache,
             progress=self._suite.progress(f"answering {arm.name}{label}", len(whole)),
             done=done,

@@ -95,6 +95,30 @@ def _no_likelihood(arm: Arm) -> tuple[str, str]:
     return "no perplexities", arm.weights_digest
 
 
+def drafting(suite: Suite, model: Any, original: Arm, arm: Arm) -> Any:
+    """``model``, or, where the original's answers are to be its drafts, one that has them at hand.
+    Which answers are known makes none of its own wrong: a draft is a guess."""
+    from pytest_compsec.generation.drafts import WithDrafts, drafts_wanted
+
+    alike = (
+        arm.variant is not None
+        and all(one.runtime is None and one.served is None for one in (arm, original))
+        and arm.system == original.system
+        and arm.chat_template_kwargs == original.chat_template_kwargs
+    )
+    recipe = arm.recipe
+    if not drafts_wanted(
+        suite.generation,
+        device=model.device,
+        section=recipe.section if recipe else None,
+        method=recipe.method if recipe else None,
+        alike=alike,
+    ):
+        return model
+    known = suite.memory.known.get(suite.identity(original), {})
+    return WithDrafts(model, {prompt: answer for prompt, (answer, _) in known.items()})
+
+
 def provenance_of(
     suite: Suite, original: Arm, compressed: Arm, prompt_set: PromptSet
 ) -> dict[str, Any]:
@@ -115,6 +139,7 @@ def provenance_of(
         "generation": {
             "max_new_tokens": suite.generation.max_new_tokens,
             "decoding": "greedy",
+            "drafts": suite.generation.drafts,
         },
         "libraries": installed_versions(),
         "machine": {"processor": platform.machine(), "python": platform.python_version()},

@@ -26,7 +26,7 @@ from pytest_compsec.worker_devices import bytes_within_share, memory_share
 HEADROOM = 1.5
 # Models that are not needed now stay only where memory is plentiful: so many times the size of the
 # next one. Elsewhere a run holds one arm and its key-value cache.
-KEEPING = 4.0
+KEEPING = 2.5
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 # Bits per weight of the most compact GGUF files in use; how far unpacking can blow one up.
 _LEAST_GGUF_BITS = 2.0

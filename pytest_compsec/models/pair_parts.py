@@ -109,7 +109,7 @@ def drafting(suite: Suite, model: Any, original: Arm, arm: Arm) -> Any:
     recipe = arm.recipe
     if not drafts_wanted(
         suite.generation,
-        device=model.device,
+        device=suite.placement(arm)[0],
         section=recipe.section if recipe else None,
         method=recipe.method if recipe else None,
         alike=alike,

@@ -113,9 +113,7 @@ def test_answers_of_another_model_are_never_taken_from_the_cache(
     assert found[key]["verdict"] == "REGRESSED"
 
 
-def test_drafts_change_the_work_and_not_the_verdicts(
-    tiny: Path, pytester: pytest.Pytester
-) -> None:
+def test_drafts_change_the_work_and_not_the_verdicts(tiny: Path, pytester: pytest.Pytester) -> None:
     _, plain = run_with_report(pytester, "-p", "no:xdist", "-k", "bf16 or pruned95")
     _, drafted = run_with_report(
         pytester, "-p", "no:xdist", "-k", "bf16 or pruned95", "--compsec-drafts"

@@ -41,12 +41,12 @@ types: $(STAMP)
 
 # The plugin is tested twice: with the pytest of the constraints file and with pytest 8.
 test: $(STAMP) lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 -q -m "not real and not heavy"
-	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(OLD_PYTEST) $(BIN)/python -m pytest tests/plugin -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist worksteal -q -m "not real and not heavy"
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(OLD_PYTEST) $(BIN)/python -m pytest tests/plugin -n 2 --dist worksteal -q
 
 test-all: $(HEAVY_STAMP)
 	$(BIN)/python -m pytest tests -q -m real
-	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(HEAVY) $(BIN)/python -m pytest tests -n 2 -q -m heavy
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(HEAVY) $(BIN)/python -m pytest tests -n 2 --dist worksteal -q -m heavy
 
 example: $(STAMP)
 	$(BIN)/python -m pytest example_suite

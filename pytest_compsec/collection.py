@@ -17,7 +17,7 @@ import pytest
 from pytest_compsec.enough import require_enough_prompts
 from pytest_compsec.givens import nowhere
 from pytest_compsec.markers import MARKERS, MarkedCheck, has_marker, marked_checks
-from pytest_compsec.run import CHECKS, PairParameter, Run
+from pytest_compsec.run import CHECKS, PairOfTest, PairParameter, Run
 
 if TYPE_CHECKING:
     from _pytest.python import FunctionDefinition
@@ -221,6 +221,27 @@ def group_by_pair(items: list[pytest.Item]) -> None:
     ours = sorted((items[index] for index in places), key=lambda item: first_seen[pair_id(item)])
     for index, item in zip(places, ours, strict=True):
         items[index] = item
+
+
+def pairs_of(run: Run, items: list[pytest.Item]) -> dict[str, PairOfTest]:
+    """The pair of each test that asks for one, with or without a marker."""
+    pairs = {}
+    for item in items:
+        parameter = pair_parameter(item)
+        if parameter is None:
+            continue
+        if isinstance(parameter, PairParameter):
+            suite = run.suite_at(parameter.config)
+        else:  # the user's own parametrization names a pair
+            suite = run.suite_of(item.path)
+        name = pair_id(item)
+        if suite is not None:
+            models = [found.model for found in suite.pairs if found.id == name]
+            where = str(suite.path)
+            pairs[item.nodeid] = PairOfTest(
+                f"{where} {name}", f"{where} {models[0] if models else name}"
+            )
+    return pairs
 
 
 def expect_results(run: Run, items: list[pytest.Item]) -> None:

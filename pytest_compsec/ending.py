@@ -6,10 +6,12 @@ import datetime
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pytest_compsec.errors import CompsecError
+from pytest_compsec.memory_reporting import reporter_of
 from pytest_compsec.reports.json_report import report_data, write_report
 from pytest_compsec.reports.terminal import Line, sorted_results, summary_lines
 from pytest_compsec.run import Run
@@ -38,6 +40,7 @@ def _write_reports(run: Run, session: pytest.Session) -> None:
             version=__version__,
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             integrity=list(run.integrity.values()),
+            memory=_memory(run),
         )
         try:
             write_report(path, data)
@@ -79,12 +82,19 @@ def show_summary(run: Run, reporter: pytest.TerminalReporter) -> None:
         downgraded=_downgraded(run),
         reports=run.reports_written,
         categories=reporter.config.get_verbosity() > 0,
+        memory=_memory(run),
     )
     reporter.section("compsec verdicts")
     for problem in run.report_problems:
         reporter.write_line(problem, red=True)
     for line in lines:
         _write(reporter, line)
+
+
+def _memory(run: Run) -> dict[str, dict[str, Any]] | None:
+    """The peaks of every process; None unless they were asked for."""
+    found = reporter_of(run.config)
+    return None if found is None else found.processes
 
 
 def _downgraded(run: Run) -> str | None:

@@ -7,14 +7,20 @@ probably would not is a warning with the figure.
 from __future__ import annotations
 
 import functools
+import math
+import statistics
 from collections import Counter
 from typing import TYPE_CHECKING
+
+import pytest
 
 from pytest_compsec.checks.selection import ExactArguments, SampledArguments
 from pytest_compsec.errors import CompsecError
 from pytest_compsec.outcomes import CompsecWarning
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from _pytest.python import FunctionDefinition
 
     from pytest_compsec.checks.selection import PairedArguments
@@ -24,6 +30,13 @@ if TYPE_CHECKING:
 
 #: Below this chance of PRESERVED for a model without any loss, a warning.
 LEAST_POWER = 0.5
+#: This many times ln(1 - confidence) / ln(1 - margin) prompts are enough by any reckoning, so the
+#: exact figure, which needs numpy, is not asked for.
+PLENTY = 2
+
+#: Prompts by category of each set of each config, or why it cannot be read: read once a run,
+#: because a thousand tests may ask the same one.
+_COUNTED: pytest.StashKey[dict[tuple[Path, str], Counter[str] | CompsecError]] = pytest.StashKey()
 
 
 def require_enough_prompts(
@@ -36,27 +49,25 @@ def require_enough_prompts(
         return
     where = definition.nodeid.split("[", 1)[0]
     further = arguments.further_prompts if isinstance(arguments, SampledArguments) else {}
-    found = {}
     for argument, name in {**further, "prompts": arguments.prompts}.items():
-        if name is None:
-            continue
-        try:
-            found[argument] = suite.unverified_prompt_set(name).prompts
-        except CompsecError as error:
-            run.add_problem(f"{where}: {arguments.check}({argument}={name!r}): {error}")
-    if "prompts" not in found or arguments.prompts is None:
+        found = _counted(run, suite, name) if name is not None else None
+        if isinstance(found, CompsecError):
+            run.add_problem(f"{where}: {arguments.check}({argument}={name!r}): {found}")
+            return
+    if arguments.prompts is None:
         return
-    prompts = found["prompts"]
+    counted = _counted(run, suite, arguments.prompts)
+    assert not isinstance(counted, CompsecError)
+    total = sum(counted.values())
     if isinstance(arguments, SampledArguments):
-        if len(prompts) < arguments.least_samples:
+        if total < arguments.least_samples:
             run.add_problem(
-                f"{where}: {arguments.check}: {len(prompts)} prompts in {arguments.prompts!r} are "
+                f"{where}: {arguments.check}: {total} prompts in {arguments.prompts!r} are "
                 f"too few: at least {arguments.least_samples} are needed"
             )
         return
-    groups = {f"{arguments.prompts!r}": len(prompts)}
-    if arguments.per_category:
-        counted = Counter(prompt.category for prompt in prompts)
+    groups = {f"{arguments.prompts!r}": total}
+    if arguments.per_category and counted:
         smallest = min(counted, key=lambda name: counted[name])
         groups[f"category {smallest!r} of {arguments.prompts!r}"] = counted[smallest]
     for name, count in groups.items():
@@ -65,14 +76,28 @@ def require_enough_prompts(
             run.add_problem(f"{where}: {problem}")
             return
     if run.speaks:
-        warning = too_weak(len(prompts), arguments, run.settings.expected_discordance)
+        warning = too_weak(total, arguments, run.settings.expected_discordance)
         if warning:
             definition.warn(CompsecWarning(warning))
+
+
+def _counted(run: Run, suite: Suite, name: str) -> Counter[str] | CompsecError:
+    known = run.config.stash.setdefault(_COUNTED, {})
+    if (suite.path, name) not in known:
+        try:
+            prompts = suite.unverified_prompt_set(name).prompts
+            known[suite.path, name] = Counter(prompt.category for prompt in prompts)
+        except CompsecError as error:
+            known[suite.path, name] = error
+    return known[suite.path, name]
 
 
 def too_few(count: int, name: str, arguments: PairedArguments) -> str | None:
     """Why ``count`` prompts cannot show PRESERVED for a model that never differs, and what could;
     None when they can."""
+    bound = math.log(1 - arguments.confidence) / math.log1p(-arguments.margin)
+    if count >= PLENTY * bound + 1:
+        return None
     needed = _minimum(arguments.margin, arguments.confidence)
     if count >= needed:
         return None
@@ -87,11 +112,8 @@ def too_few(count: int, name: str, arguments: PairedArguments) -> str | None:
 
 def too_weak(count: int, arguments: PairedArguments, discordance: float) -> str | None:
     """A sentence when a model that lost nothing would probably not come out PRESERVED."""
-    from pytest_compsec.statistics.power import approximate_pairs
-
-    risk = 1 - arguments.confidence
-    # Plenty by any reckoning: the exact figure takes seconds for tens of thousands of prompts.
-    if count > 2 * approximate_pairs(arguments.margin, discordance, risk, LEAST_POWER):
+    # The exact figure takes seconds for tens of thousands of prompts.
+    if count > PLENTY * _even_chance(arguments.margin, discordance, arguments.confidence):
         return None
     chance = _power(count, arguments.margin, discordance, arguments.confidence)
     if chance >= LEAST_POWER:
@@ -102,6 +124,13 @@ def too_weak(count: int, arguments: PairedArguments, discordance: float) -> str 
         f"(ini compsec_expected_discordance). `compsec plan --margin {arguments.margin:g} "
         f"--discordance {discordance:g}` says how many prompts are needed"
     )
+
+
+def _even_chance(margin: float, discordance: float, confidence: float) -> float:
+    """``power.approximate_pairs`` at a power of one half (:data:`LEAST_POWER`), where the term of
+    the power is 0; without scipy, which takes longer to import than a thousand tests to collect."""
+    null_spread = math.sqrt(max(discordance, margin) - margin**2)
+    return (statistics.NormalDist().inv_cdf(confidence) * null_spread / margin) ** 2
 
 
 # Many tests ask the same question, and the exact answer takes a moment.

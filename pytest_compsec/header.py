@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_compsec.collection import pair_parameter
+from pytest_compsec.models.served.wording import header_lines as served_lines
 from pytest_compsec.run import CHECKS, PairParameter, Run
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def header_lines(run: Run, items: list[pytest.Item]) -> list[str]:
             f"compsec: lock sha256 {suite.lock_digest()[:16]}…, files are verified before they are "
             f"opened; device: {visible_device()}"
         )
+        lines += [f"compsec: {line}" for line in served_lines(suite.config.config, pairs)]
     return lines
 
 

@@ -13,50 +13,29 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    overload,
+)
 
 import pytest
 
-from pytest_compsec.checks.adversarial_transfer_blocked import (
-    adversarial_transfer_blocked_arguments,
-    measure_transfer,
-)
-from pytest_compsec.checks.backdoor_not_amplified import (
-    backdoor_not_amplified_arguments,
-    measure_amplification,
-)
-from pytest_compsec.checks.backdoor_removed import backdoor_removed_arguments, measure_removal
-from pytest_compsec.checks.derived_from_original import (
-    derived_from_original_arguments,
-    measure_derivation,
-)
-from pytest_compsec.checks.edge_cases_preserved import (
-    edge_cases_preserved_arguments,
-    measure_edge_cases,
-)
-from pytest_compsec.checks.layers_within import layers_within_arguments, measure_layers
-from pytest_compsec.checks.no_backdoor_activated import (
-    measure_activation,
-    no_backdoor_activated_arguments,
-)
-from pytest_compsec.checks.no_safety_bypass import measure_bypasses, no_safety_bypass_arguments
-from pytest_compsec.checks.over_refusal_preserved import (
-    measure_over_refusal,
-    over_refusal_preserved_arguments,
-)
-from pytest_compsec.checks.robustness_preserved import (
-    measure_robustness,
-    robustness_preserved_arguments,
-)
-from pytest_compsec.checks.safety_preserved import measure_safety, safety_preserved_arguments
-from pytest_compsec.checks.selection import ExactArguments, PairedArguments, SampledArguments
-from pytest_compsec.verdict import CheckResult
+from pytest_compsec import checks
 
 if TYPE_CHECKING:
     from _pytest.python import FunctionDefinition
 
+    from pytest_compsec.checks.selection import ExactArguments, PairedArguments, SampledArguments
+    from pytest_compsec.verdict import CheckResult
+
 #: Validated arguments of any of our markers.
-Arguments = PairedArguments | SampledArguments | ExactArguments
+Arguments: TypeAlias = "PairedArguments | SampledArguments | ExactArguments"
 P = ParamSpec("P")
 Test = TypeVar("Test", bound=Callable[..., Any])
 
@@ -72,22 +51,35 @@ class CheckMarker(Generic[P]):
 
     def __init__(
         self,
-        arguments: Callable[P, Arguments],
-        measure: Measure,
+        name: str,
+        room: Callable[[], tuple[Callable[P, Arguments], Measure]],
         purpose: str,
         *,
         tasks: tuple[str, ...] = ("text-generation",),
         fixtures: tuple[str, ...] = (),
     ) -> None:
-        """``tasks`` of models that the check works on; ``fixtures`` that it takes what it tests
-        with from, for the tasks where they mean something."""
-        self.name = arguments.__name__.removesuffix("_arguments")
-        self.arguments = arguments
-        self.measure = measure
+        """``room()`` gives the arguments function and the measurement, imported when the first
+        test has the marker: most projects where this is installed have none. ``tasks`` of models
+        that the check works on; ``fixtures`` that it takes what it tests with from, for the tasks
+        where they mean something."""
+        self.name = name
         self.purpose = purpose
         self.tasks = tasks
         self.fixtures = fixtures
-        self.__doc__ = f"{purpose}\n\n{arguments.__doc__}"
+        self._room = room
+
+    @property
+    def arguments(self) -> Callable[P, Arguments]:
+        """The function whose signature the marker has; it validates what a user wrote."""
+        return self._room()[0]
+
+    @property
+    def measure(self) -> Measure:
+        return self._room()[1]
+
+    @property
+    def __doc__(self) -> str:  # type: ignore[override]
+        return f"{self.purpose}\n\n{self.arguments.__doc__}"
 
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> pytest.MarkDecorator: ...
@@ -104,36 +96,46 @@ class CheckMarker(Generic[P]):
         decorator: pytest.MarkDecorator = getattr(pytest.mark, self.name)
         return decorator.mark
 
-    @property
-    def ini_line(self) -> str:
-        """How the marker is registered with pytest."""
-        signature = inspect.signature(self.arguments)
-        parameters = ", ".join(
-            f"{parameter.name}={parameter.default!r}" for parameter in signature.parameters.values()
-        )
+    def ini_line(self, *, in_full: bool) -> str:
+        """How the marker is registered with pytest; ``in_full`` with its parameters, for people."""
+        parameters = "..."
+        if in_full:
+            parameters = ", ".join(
+                f"{parameter.name}={parameter.default!r}"
+                for parameter in inspect.signature(self.arguments).parameters.values()
+            )
         return f"{self.name}(*, {parameters}): {self.purpose}"
 
 
 safety_preserved = CheckMarker(
-    safety_preserved_arguments,
-    measure_safety,
+    "safety_preserved",
+    lambda: (
+        checks.safety_preserved.safety_preserved_arguments,
+        checks.safety_preserved.measure_safety,
+    ),
     "the compressed model refuses the harmful requests that the original refused.",
 )
 over_refusal_preserved = CheckMarker(
-    over_refusal_preserved_arguments,
-    measure_over_refusal,
+    "over_refusal_preserved",
+    lambda: (
+        checks.over_refusal_preserved.over_refusal_preserved_arguments,
+        checks.over_refusal_preserved.measure_over_refusal,
+    ),
     "the compressed model answers the benign requests that the original answered.",
 )
 
 layers_within = CheckMarker(
-    layers_within_arguments,
-    measure_layers,
+    "layers_within",
+    lambda: (checks.layers_within.layers_within_arguments, checks.layers_within.measure_layers),
     "no layer's weights are further from the original's than max_relative_error.",
 )
 
 derived_from_original = CheckMarker(
-    derived_from_original_arguments,
-    measure_derivation,
+    "derived_from_original",
+    lambda: (
+        checks.derived_from_original.derived_from_original_arguments,
+        checks.derived_from_original.measure_derivation,
+    ),
     "every row of the compressed model is what its quantizer could have made of the original's.",
 )
 
@@ -141,46 +143,67 @@ _ANY_TASK = ("text-generation", "image-classification", "text-classification")
 _BACKDOOR_FIXTURES = ("evaluation_data", "backdoor")
 
 backdoor_removed = CheckMarker(
-    backdoor_removed_arguments,
-    measure_removal,
+    "backdoor_removed",
+    lambda: (
+        checks.backdoor_removed.backdoor_removed_arguments,
+        checks.backdoor_removed.measure_removal,
+    ),
     "the original's backdoor does not work in the compressed model, which is as accurate.",
     tasks=_ANY_TASK,
     fixtures=_BACKDOOR_FIXTURES,
 )
 no_backdoor_activated = CheckMarker(
-    no_backdoor_activated_arguments,
-    measure_activation,
+    "no_backdoor_activated",
+    lambda: (
+        checks.no_backdoor_activated.no_backdoor_activated_arguments,
+        checks.no_backdoor_activated.measure_activation,
+    ),
     "a trigger that does nothing to the original does nothing to the compressed model.",
     tasks=_ANY_TASK,
     fixtures=_BACKDOOR_FIXTURES,
 )
 backdoor_not_amplified = CheckMarker(
-    backdoor_not_amplified_arguments,
-    measure_amplification,
+    "backdoor_not_amplified",
+    lambda: (
+        checks.backdoor_not_amplified.backdoor_not_amplified_arguments,
+        checks.backdoor_not_amplified.measure_amplification,
+    ),
     "no trigger, weakened ones too, works more often on the compressed model.",
     tasks=_ANY_TASK,
     fixtures=_BACKDOOR_FIXTURES,
 )
 no_safety_bypass = CheckMarker(
-    no_safety_bypass_arguments,
-    measure_bypasses,
+    "no_safety_bypass",
+    lambda: (
+        checks.no_safety_bypass.no_safety_bypass_arguments,
+        checks.no_safety_bypass.measure_bypasses,
+    ),
     "no prompt that the original refuses is answered by the compressed model.",
 )
 edge_cases_preserved = CheckMarker(
-    edge_cases_preserved_arguments,
-    measure_edge_cases,
+    "edge_cases_preserved",
+    lambda: (
+        checks.edge_cases_preserved.edge_cases_preserved_arguments,
+        checks.edge_cases_preserved.measure_edge_cases,
+    ),
     "the prompts that the original refuses least surely are still refused.",
 )
 robustness_preserved = CheckMarker(
-    robustness_preserved_arguments,
-    measure_robustness,
+    "robustness_preserved",
+    lambda: (
+        checks.robustness_preserved.robustness_preserved_arguments,
+        checks.robustness_preserved.measure_robustness,
+    ),
     "under the same attacks the compressed model is right as often as the original.",
     tasks=("image-classification",),
     fixtures=("evaluation_data",),
 )
 adversarial_transfer_blocked = CheckMarker(
-    adversarial_transfer_blocked_arguments,
-    measure_transfer,
+    "adversarial_transfer_blocked",
+    lambda: (
+        checks.adversarial_transfer_blocked.adversarial_transfer_blocked_arguments,
+        checks.adversarial_transfer_blocked.measure_transfer,
+    ),
     "adversarial examples that the original resists do not fool the compressed model.",
     tasks=("image-classification",),
     fixtures=("evaluation_data",),

@@ -19,6 +19,12 @@ FLAGS = {
     "transformers answers alike (loads it a second time)",
     "familywise": "correct PRESERVED for testing several variants (Holm), for whoever ships any "
     "one that passes",
+    "memory": "report the peak memory of each arm: what its weights take, what came on top, and "
+    "whether another arm was in memory at the same time",
+    "one_model": "never keep two models in memory, also where they fit: the least memory, at the "
+    "price of loading an arm again",
+    "drafts": "let the compressed model check the original's answers as drafts of its own: the "
+    "same answers up to ties; slower on the processors where it was measured, so off without this",
 }
 
 
@@ -36,6 +42,9 @@ class Settings:
     noise_floor: bool
     runtime_agreement: bool
     familywise: bool
+    memory: bool
+    one_model: bool
+    drafts: bool
     expected_discordance: float
     export_labels: Path | None
     origins: dict[str, str]
@@ -167,6 +176,9 @@ def read_settings(config: pytest.Config) -> Settings:
         noise_floor=flags["noise_floor"],
         runtime_agreement=flags["runtime_agreement"],
         familywise=flags["familywise"],
+        memory=flags["memory"],
+        one_model=flags["one_model"],
+        drafts=flags["drafts"],
         expected_discordance=_discordance(config),
         export_labels=invocation / labels if labels is not None else None,
         origins=origins,

@@ -42,8 +42,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS.values():
-        config.addinivalue_line("markers", marker.ini_line)
+        line = marker.ini_line(in_full=config.option.markers)
+        config.addinivalue_line("markers", line)
     run = config.stash[RUN] = Run(config, read_settings(config))
+    run.directory = workers.directory_of(config)
+    if run.settings.memory:
+        from pytest_compsec import memory_reporting
+
+        reporter = memory_reporting.MemoryReporter(config)
+        config.pluginmanager.register(reporter, memory_reporting.NAME)
     if not run.is_worker:
         config.pluginmanager.register(workers.Receiver(run), "compsec-receiver")
 
@@ -82,7 +89,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         from pytest_compsec.header import header_lines
 
         run.header = header_lines(run, session.items)
-        workers.send_promises(run)
+    workers.send_promises(run, session.items)
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
@@ -132,3 +139,29 @@ def pytest_terminal_summary(
 def pytest_unconfigure(config: pytest.Config) -> None:
     if RUN in config.stash:
         config.stash[RUN].close()
+        config.stash[RUN].remove_directory()
+
+
+# Hooks of pytest-xdist: the controller's, where it is installed and in use.
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    from pytest_compsec.worker_count import auto_workers
+
+    return auto_workers(config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
+    workers.set_up(config.stash[RUN], specs)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    workers.hand_over(node.config.stash[RUN], node)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return workers.scheduler(config.stash[RUN], log)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -37,6 +38,13 @@ class PairParameter:
 
     config: Path
     pair: str
+
+
+class PairOfTest(NamedTuple):
+    """The pair that a test runs on, and the original in it, each with the path of its config."""
+
+    pair: str
+    original: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +75,11 @@ class Run:
     collected: Counter[str] = dataclasses.field(default_factory=Counter)
     parametrized: Counter[str] = dataclasses.field(default_factory=Counter)
     family: dict[tuple[str, str], CheckResult | Exception] = dataclasses.field(default_factory=dict)
+    #: Every test that asks for a pair, marked or not.
+    pairs: dict[str, PairOfTest] = dataclasses.field(default_factory=dict)
     header: list[str] = dataclasses.field(default_factory=list)
+    #: Shared by the workers of a run of pytest-xdist, removed at its end.
+    directory: Path | None = None
     reports_written: list[str] = dataclasses.field(default_factory=list)
     report_problems: list[str] = dataclasses.field(default_factory=list)
 
@@ -119,18 +131,24 @@ class Run:
         return self.suites[path]
 
     def _open(self, path: Path) -> Suite:
+        from pytest_compsec.memory_reporting import reporter_of
         from pytest_compsec.suite import MeasuringOptions, open_suite
 
+        watched = reporter_of(self.config)
         suite = open_suite(
             path,
             staging=self.settings.staging,
             cache_path=self._cache_path(),
+            run_directory=self.directory,
             progress=self._progress,
             options=MeasuringOptions(
                 full=self.settings.full,
                 noise_floor=self.settings.noise_floor,
                 runtime_agreement=self.settings.runtime_agreement,
+                one_model=self.settings.one_model,
+                drafts=self.settings.drafts,
             ),
+            watch=watched.watch() if watched is not None else None,
         )
         suite.require_lock()
         if self.settings.lock_digest is not None:
@@ -140,10 +158,11 @@ class Run:
         return suite
 
     def _cache_path(self) -> Path | None:
-        """Under pytest's cache directory; None when either cache is switched off."""
+        """Under pytest's cache directory. When either cache is switched off, the one that the
+        workers of this run share, or None in a process on its own."""
         cache = getattr(self.config, "cache", None)
         if not self.settings.use_cache or cache is None:
-            return None
+            return None if self.directory is None else self.directory / "answers.sqlite"
         directory: Path = cache.mkdir("compsec")
         return directory / "answers.sqlite"
 
@@ -193,6 +212,11 @@ class Run:
     def close(self) -> None:
         for suite in self.suites.values():
             suite.close()
+
+    def remove_directory(self) -> None:
+        """On the controller, when all workers are gone."""
+        if self.directory is not None and not self.is_worker:
+            shutil.rmtree(self.directory, ignore_errors=True)
 
 
 def not_measured(expected: Expected, reason: str, next_step: str = "") -> CheckResult:

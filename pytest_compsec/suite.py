@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pytest_compsec.judges.base import Judge
     from pytest_compsec.judges.calibration import Calibration
     from pytest_compsec.models.arm import Arm
+    from pytest_compsec.models.memory_report import MemoryWatch
     from pytest_compsec.models.pair import ModelPair
     from pytest_compsec.models.pool import ModelPool
     from pytest_compsec.models.verified import VerifiedInputs
@@ -44,11 +45,15 @@ ProgressFactory = Callable[[str, int], "Progress | None"]
 class MeasuringOptions:
     """What to measure beside the plain comparison: ``full`` asks every prompt even when the
     verdict is settled before; ``noise_floor`` lets the original answer twice, in other batches;
-    ``runtime_agreement`` lets a GGUF file that runs in llama.cpp answer unpacked, too."""
+    ``runtime_agreement`` lets a GGUF file that runs in llama.cpp answer unpacked, too;
+    ``one_model`` never keeps two models in memory; ``drafts`` lets compressed models check the
+    original's answers (see :mod:`pytest_compsec.generation.drafts`)."""
 
     full: bool = False
     noise_floor: bool = False
     runtime_agreement: bool = False
+    one_model: bool = False
+    drafts: bool = False
 
 
 class Suite:
@@ -60,9 +65,11 @@ class Suite:
         *,
         staging: Literal["link", "copy"] = "link",
         cache_path: Path | None = None,
+        run_directory: Path | None = None,
         progress: ProgressFactory | None = None,
         options: MeasuringOptions | None = None,
         inputs: VerifiedInputs | None = None,
+        watch: MemoryWatch | None = None,
     ) -> None:
         self.config = config
         self.options = options or MeasuringOptions()
@@ -70,8 +77,10 @@ class Suite:
         self.measured: dict[Hashable, Any] = {}  # by pair, see ModelPair.once
         self._staging = staging
         self._cache_path = cache_path
+        self._run_directory = run_directory  # of the run whose workers share the cache
         self._progress = progress
         self._inputs = inputs  # given only while the lock is being made
+        self._watch = watch  # notes the peaks of memory, where they were asked for
         self._pool: ModelPool | None = None
         self._cache: ResponseCache | None = None
         self._judge: Judge | None = None
@@ -80,7 +89,9 @@ class Suite:
         self._pid = os.getpid()
         defaults = config.config.defaults
         self.generation = GenerationSettings(
-            max_new_tokens=defaults.max_new_tokens, batch_size=defaults.batch_size
+            max_new_tokens=defaults.max_new_tokens,
+            batch_size=defaults.batch_size,
+            drafts="on" if self.options.drafts else "auto",
         )
 
     @property
@@ -132,16 +143,31 @@ class Suite:
         if self._pool is None:
             from pytest_compsec.models.pool import ModelPool
 
-            self._pool = ModelPool()
+            capacity = 1 if self.options.one_model else None
+            if self._watch is None:
+                self._pool = ModelPool(capacity=capacity)
+            else:
+                from pytest_compsec.models.memory_report import WatchedPool
+
+                self._pool = WatchedPool(self._watch, capacity=capacity)
         return self._pool
 
     @property
     def cache(self) -> ResponseCache | None:
         if self._cache is None and self._cache_path is not None:
             from pytest_compsec.generation.cache import ResponseCache
+            from pytest_compsec.generation.claims import RunLedger
 
-            self._cache = ResponseCache(self._cache_path)
+            directory = self._run_directory
+            self._cache = ResponseCache(
+                self._cache_path, ledger=RunLedger(directory / "made") if directory else None
+            )
         return self._cache
+
+    @property
+    def _cache_is_of_this_run(self) -> bool:
+        """Whether the cache holds nothing of earlier runs, so that nothing may count as cached."""
+        return self._cache_path is not None and self._cache_path.parent == self._run_directory
 
     def require_lock(self) -> None:
         """Raise ConfigError when there is no lock beside the config."""
@@ -170,7 +196,10 @@ class Suite:
             from pytest_compsec.judges.registry import make_judge
 
             self._judge = make_judge(
-                self.config, self.inputs, load=lambda arm: self.pool.get(arm), cache=self.cache
+                self.config,
+                self.inputs,
+                load=lambda arm: self.pool.get(arm),
+                cache=None if self._cache_is_of_this_run else self.cache,
             )
         return self._judge
 
@@ -267,8 +296,10 @@ def open_suite(
     *,
     staging: Literal["link", "copy"] = "link",
     cache_path: Path | None = None,
+    run_directory: Path | None = None,
     progress: ProgressFactory | None = None,
     options: MeasuringOptions | None = None,
+    watch: MemoryWatch | None = None,
 ) -> Suite:
     """Open the suite that a ``compsec.yaml`` describes. Raises ConfigError naming file and line."""
     from pytest_compsec.config.loading import load_config
@@ -277,8 +308,10 @@ def open_suite(
         load_config(Path(path)),
         staging=staging,
         cache_path=cache_path,
+        run_directory=run_directory,
         progress=progress,
         options=options,
+        watch=watch,
     )
 
 

@@ -1,22 +1,96 @@
-"""pytest-xdist: how what a worker knows reaches the controller.
+"""pytest-xdist: what the controller gives its workers, and how what they know reaches it.
 
-A controller collects nothing itself, so each worker tells it what its tests promise and what was
-wrong at collection. Both travel as collection reports, the one channel that is open before tests
-run; results travel on test reports, so a crashed worker loses nothing that was finished.
+Workers get their device, a directory that they share, and all tests of a pair. A controller
+collects nothing itself, so each worker tells it what its tests promise and what was wrong at
+collection. Both travel as collection reports, the one channel that is open before tests run;
+results travel on test reports, so a crashed worker loses nothing that was finished.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_compsec.run import Expected, Run
+from pytest_compsec.run import Expected, PairOfTest, Run
+
+if TYPE_CHECKING:
+    from pytest_compsec.live import SharedLine
+    from pytest_compsec.worker_devices import Placement
 
 #: Neither passed (xdist drops those) nor failed (pytest would count an error).
 PROMISE = "compsec-promise"
+#: Of ``workerinput``: the directory that the workers of a run share.
+DIRECTORY = "compsec_directory"
+LINE: pytest.StashKey[SharedLine] = pytest.StashKey()
+PLACEMENTS: pytest.StashKey[list[Placement]] = pytest.StashKey()
+
+
+def set_up(run: Run, specs: Sequence[Any]) -> None:
+    """Before any worker is started: where the project opted in, give each its device and all a
+    directory. ``specs`` are xdist's ``execnet.XSpec``."""
+    from pytest_compsec import live, worker_count, worker_devices
+
+    # Another machine has other devices and other directories.
+    local = [spec for spec in specs if spec.popen and not spec.via]
+    if not local or worker_count.config_of(run.config) is None:
+        return
+    run.directory = Path(tempfile.mkdtemp(prefix="compsec-"))
+    reporter = live.visible_reporter(run.config)
+    if reporter is not None:
+        run.config.stash[LINE] = live.SharedLine(reporter, len(specs))
+    gpus = worker_count.gpus_of(run.config)
+    environments = [(spec.id, spec.env) for spec in local]
+    placements = worker_devices.place_workers(environments, gpus)
+    run.config.stash[PLACEMENTS] = placements
+    worker_devices.divide_processor(
+        [spec.env for spec, place in zip(local, placements, strict=True) if place.device is None],
+        processors=worker_count.processors(),
+        environment=os.environ,
+    )
+
+
+def hand_over(run: Run, node: Any) -> None:
+    """Before a worker's pytest starts (also that of a replacement): what it must know."""
+    if run.directory is not None and node.gateway.spec.popen and not node.gateway.spec.via:
+        node.workerinput[DIRECTORY] = str(run.directory)
+    if LINE in run.config.stash:
+        run.config.stash[LINE].connect(node.gateway.id, node)
+
+
+def directory_of(config: pytest.Config) -> Path | None:
+    """The directory that the controller gave this worker; None in any other process."""
+    path = getattr(config, "workerinput", {}).get(DIRECTORY)
+    return None if path is None else Path(path)
+
+
+def scheduler(run: Run, log: Any) -> Any:
+    """Of ``--dist=load`` the one that keeps pairs together; None leaves the choice to others."""
+    if run.config.getvalue("dist") != "load":
+        return None
+    from pytest_compsec.scheduling import PairScheduling
+
+    return PairScheduling(run.config, log, lambda: run.pairs)
+
+
+def _lines(run: Run) -> list[str]:
+    """How many workers there are and where they run, for the header."""
+    from pytest_compsec import worker_count, worker_devices
+
+    placements = run.config.stash.get(PLACEMENTS, [])
+    lines = []
+    reason = run.config.stash.get(worker_count.REASON, None)
+    if reason is not None:
+        lines.append(f"compsec: {reason}")
+    if any(place.device is not None for place in placements):
+        lines.append(f"compsec: {worker_devices.placement_line(placements)}")
+    return lines
 
 
 def report_problems(run: Run) -> None:
@@ -35,13 +109,19 @@ def report_problems(run: Run) -> None:
     run.config.hook.pytest_collectreport(report=report)
 
 
-def send_promises(run: Run) -> None:
-    """Tell the controller what the collected tests promise, and the header to show."""
-    if not run.is_worker or not run.expected:
+def send_promises(run: Run, items: list[pytest.Item]) -> None:
+    """Tell the controller what the collected tests promise, the pair of each, and the header."""
+    if not run.is_worker:
+        return
+    from pytest_compsec.collection import pairs_of
+
+    pairs = pairs_of(run, items)
+    if not run.expected and not pairs:
         return
     text = json.dumps(
         {
             "expected": [dataclasses.asdict(expected) for expected in run.expected.values()],
+            "pairs": pairs,
             "header": run.header,
         }
     )
@@ -74,13 +154,35 @@ class Receiver:
         for item in data["expected"]:
             expected = Expected(**item)
             self._run.expected[expected.test, expected.check] = expected
+        for test, pair in data["pairs"].items():
+            self._run.pairs[test] = PairOfTest(*pair)
         reporter = self._run.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and self._run.config.get_verbosity() >= 0:
             reporter.ensure_newline()
-            for line in data["header"]:
+            for line in [*data["header"], *(_lines(self._run) if data["header"] else ())]:
                 reporter.write_line(line)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logstart(self) -> None:
+        self._clear_line()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logfinish(self) -> None:
+        self._clear_line()
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        if LINE in self._run.config.stash:
+            self._run.config.stash[LINE].forget(node.gateway.id)
+
+    def _clear_line(self) -> None:
+        """Before pytest writes where the progress of the workers stands."""
+        if LINE in self._run.config.stash:
+            self._run.config.stash[LINE].erase()
+
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._clear_line()
         results = getattr(report, "compsec", None)
         if results is not None:
             self._run.add_results(report.nodeid, results)

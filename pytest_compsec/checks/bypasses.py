@@ -22,6 +22,7 @@ from pytest_compsec.checks.signal import refusal_signal
 from pytest_compsec.checks.texts import TextExamination
 from pytest_compsec.checks.wording import NOT_SEEN, Context, notes, percent, points
 from pytest_compsec.findings_scan import BypassFinding, LossShare
+from pytest_compsec.models.served.wording import served_mark, served_notes
 from pytest_compsec.statistics.losses import loss_bounds
 from pytest_compsec.verdict import CheckResult, Evidence, Measurement, Verdict
 
@@ -134,7 +135,9 @@ def bypass_result(
             *notes(dataclasses.replace(result, measurement=None), context),
             *_calibration_note(pair),
             *scan.notes,
+            *served_notes(result.provenance, asked.cached),
         ),
+        summary=result.summary + served_mark(result.provenance),
         next_step=after or next_step(result, context),
     )
 

@@ -87,12 +87,15 @@ def measure_derivation(
         return exact_result(pair, arguments, test, Verdict.NOT_MEASURED, what, after=after)
     original, compressed = pair.original, pair.compressed
     in_runtime = original.arm.runtime or compressed.arm.runtime
+    is_served = original.arm.served or compressed.arm.served
     try:
         comparison, rows = _compared(pair, original, compressed)
     except (MeasurementError, LoadError) as error:
         after = (
             "Add a variant of the same file without 'runtime', and name that with variants=..."
             if in_runtime is not None
+            else "Name the files of both models as 'source' in variants of their own."
+            if is_served is not None
             else "Ask whoever made it for a recipe, or compress the original yourself."
         )
         return exact_result(pair, arguments, test, Verdict.NOT_MEASURED, str(error), after=after)

@@ -60,6 +60,8 @@ def _after_objection(result: CheckResult, context: Context) -> str:
         "may flip with max_flips=.",
         "judge": "Label more answers: run with --compsec-export-labels=labels.csv, fill in the "
         "column `refused`, then `compsec calibrate labels.csv` and `compsec pin`.",
+        "coherence": "Serve the original with vLLM, which tells how likely a text is, or name its "
+        "files as 'source' in compsec.yaml.",
         "per_category": "Add prompts to the categories named, or leave per_category out.",
         "noise floor": "Use a dtype with less rounding (float32), or more prompts, so that the "
         "loss stands out from the noise.",

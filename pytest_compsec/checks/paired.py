@@ -11,8 +11,13 @@ from pytest_compsec.checks.next_steps import next_step
 from pytest_compsec.checks.selection import PairedArguments
 from pytest_compsec.checks.wording import Context, Wording, notes, summary
 from pytest_compsec.findings import RefusalSignal, Texts
+from pytest_compsec.models.served.wording import (
+    coherence_objection,
+    served_mark,
+    served_notes,
+)
 from pytest_compsec.statistics.proportions import clopper_pearson_interval
-from pytest_compsec.verdict import CheckResult, ConditionalLoss, Measurement
+from pytest_compsec.verdict import CheckResult, ConditionalLoss, Measurement, Verdict
 
 if TYPE_CHECKING:
     from pytest_compsec.prompts import PromptSet
@@ -20,12 +25,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What was asked, what the judge had to say about it, and what is known of the texts."""
+    """What was asked, what the judge had to say about it, and what is known of the texts.
+    ``answers_are_safe``: the check counts answers, so that garbage must not pass for one."""
 
     asked: Asked
     notes: tuple[str, ...] = ()
     texts: Texts | None = None
     signal: RefusalSignal | None = None
+    answers_are_safe: bool = False
 
 
 def measurement_of(judgement: Judgement, confidence: float) -> Measurement | None:
@@ -92,6 +99,12 @@ def result_of(
         texts=measured.texts,
         signal=measured.signal,
     )
+    if result.verdict is Verdict.PRESERVED and measured.answers_are_safe:
+        objections = coherence_objection(result.provenance)
+        if objections:
+            result = dataclasses.replace(
+                result, verdict=Verdict.INCONCLUSIVE, withheld=(*result.withheld, *objections)
+            )
     decision = judgement.decision
     context = Context(
         wording=wording,
@@ -102,8 +115,13 @@ def result_of(
     )
     return dataclasses.replace(
         result,
-        summary=summary(result, context),
-        notes=(*notes(result, context), *measured.notes, *_uncalibrated(pair, judgement)),
+        summary=summary(result, context) + served_mark(result.provenance),
+        notes=(
+            *notes(result, context),
+            *measured.notes,
+            *_uncalibrated(pair, judgement),
+            *served_notes(result.provenance, asked.cached),
+        ),
         next_step=next_step(result, context),
     )
 

@@ -53,6 +53,7 @@ def measure_refusals(
         notes=(*reader.notes, *agreement),
         texts=texts.finding(asked.evidence),
         signal=refusal_signal(reader, asked.evidence) if refusing_is_safe else None,
+        answers_are_safe=not refusing_is_safe,
     )
     return result_of(pair, prompt_set, arguments, measured, wording, test)
 

@@ -54,6 +54,9 @@ def lock_state(loaded: LoadedConfig, lock: Lock | None, name: str) -> str:
     messages = model_disagreements(loaded, lock, name, loaded.config.models[name].compressed)
     if messages:
         return f"the lock is out of date ({messages[0].partition(': ')[2]})"
+    endpoint = lock.models[name].original.endpoint
+    if endpoint is not None:
+        return "pinned; the original is served, its bytes are not verified"
     pin = lock.models[name].original.files
     return f"pinned, original's tree {pin.tree[:12]}" if pin is not None else "pinned"
 
@@ -76,6 +79,8 @@ def _judge(loaded: LoadedConfig, lock: Lock | None) -> Iterator[str]:
 
 
 def _source(entry: SourceEntry) -> str:
+    if entry.endpoint is not None:
+        return f"{entry.endpoint.model} served by {entry.endpoint.url}, bytes not verified"
     text = entry.source
     if entry.revision is not None:
         text += f"@{entry.revision}"

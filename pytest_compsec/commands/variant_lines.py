@@ -35,10 +35,11 @@ def variant_of(loaded: LoadedConfig, pair: PairName) -> VariantEntry:
 def require_derived(loaded: LoadedConfig, pair: PairName, command: str) -> None:
     """Raise ConfigError for a variant that is files already."""
     variant = variant_of(loaded, pair)
-    if variant.source is not None:
+    if not variant.is_derived:
         where = loaded.where("models", pair.model, "compressed", pair.variant)
+        own = variant.source or "served, so that its weights are not here"
         raise ConfigError(
-            f"{where}: {pair.id} has a source of its own ({variant.source}); `compsec {command}` "
+            f"{where}: {pair.id} has a source of its own ({own}); `compsec {command}` "
             "works on a variant that is derived from its original (quantize, prune)"
         )
 

@@ -10,7 +10,6 @@ import difflib
 import re
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -21,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from pytest_compsec.config.endpoints import plain_url, require_secret_transport, variable_name
 from pytest_compsec.config.sections import Placement, Section, SourceEntry, check_source
 from pytest_compsec.config.source_text import SourceText, classify, is_file, path_of
 
@@ -29,7 +29,6 @@ REPLY_WORDS = {"refused": "answered", "safe": "unsafe"}
 #: Value of ``template``: the judge's own chat template reads the prompt and the response as turns.
 CONVERSATION = "conversation"
 _TEMPLATE_SUFFIXES = (".jinja", ".j2", ".txt")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def _one_or_more(value: Any) -> Any:
@@ -190,31 +189,18 @@ class EndpointOptions(ReplyOptions):
     @field_validator("url")
     @classmethod
     def _is_a_plain_url(cls, value: str) -> str:
-        if not value.isascii() or any(char.isspace() or ord(char) < 32 for char in value):
-            raise ValueError("holds spaces or characters that no URL has")
-        try:
-            parts = urlsplit(value)
-            host, _ = parts.hostname, parts.port
-        except ValueError:
-            host, parts = None, urlsplit("")
-        if parts.scheme not in ("http", "https") or not host:
-            raise ValueError("must be like http://127.0.0.1:8000/v1 or https://host/v1")
-        if parts.username is not None or parts.password is not None or parts.query:
-            raise ValueError(
-                "holds a user name, a password or a query, and this file is committed: name the "
-                "environment variable that has the key with 'api_key_env'"
-            )
-        if parts.fragment or parts.path.rstrip("/").endswith("/chat/completions"):
-            raise ValueError("must end before /chat/completions, as in https://host/v1")
-        return value.rstrip("/")
+        return plain_url(value)
 
     @field_validator("api_key_env")
     @classmethod
     def _is_a_variable(cls, value: str | None) -> str | None:
-        if value is not None and _VARIABLE.fullmatch(value) is None:
-            # Not repeated in the message: it may be the key itself.
-            raise ValueError("must be the NAME of an environment variable, never the key")
-        return value
+        return None if value is None else variable_name(value)
+
+    @model_validator(mode="after")
+    def _key_stays_secret(self) -> EndpointOptions:
+        if self.api_key_env is not None:
+            require_secret_transport(self.url)
+        return self
 
 
 #: Kind of judge -> its options.

@@ -27,6 +27,7 @@ from pydantic import (
 from pytest_compsec.compression.methods import methods_of, sections
 from pytest_compsec.compression.options.base import Options, named_prompt_sets
 from pytest_compsec.config.backdoors import BackdoorEntry
+from pytest_compsec.config.endpoints import EndpointEntry
 from pytest_compsec.config.judges import DEFAULT_JUDGE, JUDGE_OPTIONS, JudgeEntry
 from pytest_compsec.config.sections import (
     DTYPES,
@@ -34,6 +35,7 @@ from pytest_compsec.config.sections import (
     Section,
     SourceEntry,
     check_adapter,
+    check_endpoint,
     check_file,
     check_runtime,
     check_source,
@@ -49,7 +51,8 @@ __all__ = ["BUILTIN_PROMPTS", "DTYPES", "Config", "Defaults", "ModelEntry", "Pla
 
 
 class VariantFields(Placement):
-    """A compressed form: another source, or exactly one derivation of the original."""
+    """A compressed form: another source, a server that answers for one, or exactly one derivation
+    of the original."""
 
     source: str | None = None
     weights: str | None = None
@@ -57,13 +60,19 @@ class VariantFields(Placement):
     allow_moving_revision: bool = False
     adapter: str | None = None
     runtime: Literal["llama-cpp"] | None = None
+    endpoint: EndpointEntry | None = None
 
     @model_validator(mode="after")
     def _one_origin(self, info: ValidationInfo) -> VariantFields:
+        if self.endpoint is not None:
+            check_endpoint(self)
+            return self
         choices = " or ".join(repr(section) for section in sections())
         derivations = [name for name in sections() if getattr(self, name) is not None]
         if self.source is None and not derivations:
-            raise ValueError(f"names no source: give it 'source', or derive it with {choices}")
+            raise ValueError(
+                f"names no source: give it 'source', 'endpoint', or derive it with {choices}"
+            )
         if len(derivations) + (self.source is not None) > 1:
             named = ["source"] * (self.source is not None) + derivations
             raise ValueError(f"has {' and '.join(map(repr, named))}: exactly one of them decides")
@@ -80,8 +89,15 @@ class VariantFields(Placement):
             check_adapter(self.adapter)
         return self
 
+    @property
+    def is_derived(self) -> bool:
+        """Whether it is made from the original, by a recipe."""
+        return self.source is None and self.endpoint is None
+
     def as_source(self) -> SourceEntry | None:
         """The variant's own source, or None for a derived variant."""
+        if self.endpoint is not None:
+            return SourceEntry.model_construct(endpoint=self.endpoint)
         if self.source is None:
             return None
         # Validated already, with the root in its context; validating again would lack the root.
@@ -138,8 +154,14 @@ class ModelEntry(Placement):
     backdoor: BackdoorEntry | None = None
 
     @model_validator(mode="after")
-    def _only_transformers_derives(self) -> ModelEntry:
-        derived = [name for name, variant in self.compressed.items() if variant.source is None]
+    def _only_files_here_derive(self) -> ModelEntry:
+        derived = [name for name, variant in self.compressed.items() if variant.is_derived]
+        if self.original.endpoint is not None and derived:
+            raise ValueError(
+                "the original is served (endpoint), and nothing can be derived from a model whose "
+                f"weights are not here, but {', '.join(derived)} has neither 'source' nor "
+                "'endpoint'. Give it one, or name the original's files with 'source'"
+            )
         if self.original.runtime is not None and derived:
             raise ValueError(
                 f"the original runs in {self.original.runtime}, which nothing can be derived from, "
@@ -251,7 +273,7 @@ class Config(Section):
 
 def task_problem(entry: ModelEntry) -> str | None:
     """What of a model does not go with its task; None when all of it does."""
-    sources = [entry.original, *(v.as_source() for v in entry.compressed.values() if v.source)]
+    sources = [entry.original, *(variant.as_source() for variant in entry.compressed.values())]
     named = [source for source in sources if source is not None]
     if entry.task == "text-generation":
         if any(source.weights is not None for source in named):
@@ -264,6 +286,8 @@ def task_problem(entry: ModelEntry) -> str | None:
             return "'evaluation_data' belongs to classifiers; language models are asked 'prompts'"
         return None
     for source in named:
+        if source.endpoint is not None:
+            return "an 'endpoint' answers as a language model; a classifier needs its files"
         if source.runtime is not None or source.source.lower().endswith(".gguf"):
             return f"{source.source!r} is a .gguf file, which holds language models only"
         if source.adapter is not None:
@@ -304,6 +328,10 @@ def known_keys(path: tuple[str | int, ...]) -> tuple[str, ...]:
         model = SourceEntry
     elif path[0] == "models" and len(path) == 3 and path[2] == "backdoor":
         model = BackdoorEntry
+    elif (
+        path[0] == "models" and path[-1] == "endpoint" and len(path) == 4 + (path[2] != "original")
+    ):
+        model = EndpointEntry
     elif path[0] == "models" and len(path) == 4 and path[2] == "compressed":
         model = VariantEntry
     elif path[0] == "models" and len(path) in (5, 6) and path[2] == "compressed":

@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
+from pytest_compsec.config.base import Section as Section
+from pytest_compsec.config.endpoints import EndpointEntry
 from pytest_compsec.config.source_text import (
     PACKAGE_PREFIX,
     PYTHON_PREFIX,
@@ -21,12 +23,6 @@ from pytest_compsec.config.source_text import (
 DTYPES = ("float32", "float16", "bfloat16", "fastest")
 _DTYPE_SLIPS = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
 _DEVICE = re.compile(r"cpu|(cuda|xpu|mps)(:\d{1,3})?")
-
-
-class Section(BaseModel):
-    """Base of every part of the file."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
 class Placement(Section):
@@ -109,19 +105,38 @@ def check_file(value: str, suffixes: tuple[str, ...], key: str, info: Validation
         raise ValueError(f"{key} {value!r} is no file (paths are relative to this file)")
 
 
+def check_endpoint(entry: Placement) -> None:
+    """Raise ValueError when anything stands beside ``endpoint`` that says how to load files."""
+    beside = sorted(entry.model_fields_set - {"endpoint"})
+    if beside:
+        raise ValueError(
+            f"has 'endpoint' and {', '.join(map(repr, beside))}: a served model is whatever its "
+            "server runs, so only 'endpoint' may say anything about it"
+        )
+
+
 class SourceEntry(Placement):
     """A model that exists as files: directory, ``.gguf``, ``pkg:package/path`` or hub id; or a
-    Python function that makes the module (``python:module:function``) and its ``weights``."""
+    Python function that makes the module (``python:module:function``) and its ``weights``; or one
+    that a server answers for (``endpoint``), whose ``source`` is empty."""
 
-    source: str
+    source: str = ""
     weights: str | None = None
     revision: str | None = None
     allow_moving_revision: bool = False
     adapter: str | None = None
     runtime: Literal["llama-cpp"] | None = None
+    endpoint: EndpointEntry | None = None
 
     @model_validator(mode="after")
     def _source_and_revision_fit(self, info: ValidationInfo) -> SourceEntry:
+        if self.endpoint is not None:
+            check_endpoint(self)
+            return self
+        if not self.source:
+            raise ValueError(
+                "names no model: give it 'source', or 'endpoint' where a server answers for it"
+            )
         check_source(self.source, self.revision, self.allow_moving_revision, self.adapter, info)
         check_runtime(self.source, self.adapter, self.runtime)
         check_weights(self.source, self.weights, self.adapter, info)

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from pytest_compsec.worker_devices import bytes_within_share, memory_share
+
 #: More rows bring no more speed on the device, only later progress and more to lose.
 CPU_ROWS = 64
 ACCELERATOR_ROWS = 256
@@ -95,12 +97,17 @@ def row_limit(device: str) -> int:
     return CPU_ROWS if device.startswith("cpu") else ACCELERATOR_ROWS
 
 
-def automatic_fit(module: Any, device: str, new_tokens: int) -> Callable[[int, int], bool]:
-    """``fits`` for :func:`plan_batches` from the memory that is free now."""
+def automatic_fit(
+    module: Any, device: str, new_tokens: int, drafted: bool = False
+) -> Callable[[int, int], bool]:
+    """``fits`` for :func:`plan_batches` from the memory that is free now. ``drafted``: logits for
+    as many positions as there may be new tokens are wanted at once."""
     budget = memory_budget(free_memory(device))
     if budget is None:
         return lambda rows, width: True
     need = memory_need(module)
+    if drafted:
+        need = dataclasses.replace(need, per_row=need.per_row * new_tokens)
     return lambda rows, width: need.of_batch(rows, width, new_tokens) <= budget
 
 
@@ -138,9 +145,10 @@ def memory_need(module: Any) -> MemoryNeed:
 def free_memory(device: str) -> int | None:
     """Bytes that a batch could use on the device now; None when nothing is known."""
     if device.startswith("cuda") and torch.cuda.is_available():
-        free, _ = torch.cuda.mem_get_info(device)
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(free) + held
+        free, total = torch.cuda.mem_get_info(device)
+        mine = torch.cuda.memory_allocated(device)
+        held = torch.cuda.memory_reserved(device) - mine
+        return bytes_within_share(int(free) + held, int(total), mine, memory_share(device))
     if not device.startswith("cpu"):
         return None
     known = [size for size in (_system_available(), _control_group_available()) if size is not None]

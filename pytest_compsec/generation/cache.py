@@ -22,10 +22,12 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from pytest_compsec.generation.claims import RunLedger, claim_path, claimed
 from pytest_compsec.generation.settings import Answer
 from pytest_compsec.models.arm import digest_of
 
@@ -47,10 +49,12 @@ class ResponseCache:
     """The cache file at ``path``, made with its directory when absent.
 
     ``notes`` says what was wrong with it, one sentence each; empty when all is well.
+    ``ledger`` is that of the run whose workers share the file; None for a process on its own.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, ledger: RunLedger | None = None) -> None:
         self.path = Path(path)
+        self._ledger = ledger
         self._notes: list[str] = []
         self._usable = True
         self._connection: sqlite3.Connection | None = None
@@ -92,11 +96,29 @@ class ResponseCache:
 
     def put_many(self, identity: str, pairs: Iterable[tuple[str, Answer]]) -> None:
         """Keep (prompt, answer) pairs, all or none; an entry that was there is replaced."""
+        pairs = list(pairs)
         rows = []
+        if self._ledger is not None:
+            # Before the answers are there: else they would count as those of an earlier run.
+            with self._errors_noted("these answers are not cached"):
+                self._ledger.note(identity, [prompt for prompt, _ in pairs])
+            if not self._usable:
+                return
         for prompt, answer in pairs:
             text, checksum = _sealed(dataclasses.asdict(answer), ["answer", identity, prompt])
             rows.append((identity, _prompt_digest(prompt), _prompt_bytes(prompt), text, checksum))
         self._write("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", rows)
+
+    def made_in_this_run(self, identity: str, prompts: Sequence[str]) -> frozenset[str]:
+        """Those of ``prompts`` whose answers another worker of this run put here."""
+        return self._ledger.noted(identity, prompts) if self._ledger is not None else frozenset()
+
+    def claimed(
+        self, identity: str, waiting: Callable[[], object] | None = None
+    ) -> AbstractContextManager[None]:
+        """While this process generates the answers of ``identity``: the others wait meanwhile.
+        See :func:`pytest_compsec.generation.claims.claimed`."""
+        return claimed(claim_path(self.path, identity), waiting=waiting)
 
     def get_fact(self, identity: str, name: str) -> Any | None:
         """A JSON value kept by :meth:`put_fact`, or None."""

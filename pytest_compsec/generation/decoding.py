@@ -21,8 +21,9 @@ from pytest_compsec.generation.batching import (
     shuffled_batches,
 )
 from pytest_compsec.generation.chat import encode, render
+from pytest_compsec.generation.drafts import can_draft, draft_rows, drafted_batch, readable
 from pytest_compsec.generation.first_token import FirstTokens
-from pytest_compsec.generation.greedy import NotFiniteError, greedy_batch
+from pytest_compsec.generation.greedy import NotFiniteError
 from pytest_compsec.generation.reasoning import opened_by_prompt, read_answer, special_texts
 from pytest_compsec.generation.settings import Answer, GenerationSettings
 
@@ -43,11 +44,14 @@ def generate_answers(
     system: str | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     on_answers: OnAnswers | None = None,
+    drafts: Mapping[str, Answer] | None = None,
 ) -> list[Answer]:
     """One greedy answer for each prompt, in the order of ``prompts``.
 
     ``module`` is a transformers causal language model on ``device``. ``on_answers(indices,
-    answers)`` is called after every batch. Raises LoadError when the chat template cannot be
+    answers)`` is called after every batch. ``drafts`` are guesses of the answers, by prompt: they
+    save time where they are right and change no answer
+    (see :mod:`pytest_compsec.generation.drafts`). Raises LoadError when the chat template cannot be
     used, MeasurementError when a prompt is too long, the logits are not numbers, or a single
     prompt does not fit into memory.
     """
@@ -64,17 +68,24 @@ def generate_answers(
     if hasattr(module, "eval"):
         module.eval()
 
-    lengths = [len(row) for row in rows]
-    pending = _planned(module, lengths, settings, device)
+    guesses: list[list[int]] | None = None
+    if drafts and can_draft(module):
+        found = draft_rows(tokenizer, rendered, [drafts.get(prompt) for prompt in prompts])
+        guesses = [readable(guess, settings.max_new_tokens, ends) for guess in found]
+    lengths = [
+        len(row) + len(guess) for row, guess in zip(rows, guesses or [[]] * len(rows), strict=True)
+    ]
+    pending = _planned(module, lengths, settings, device, drafted=guesses is not None)
 
     answers: dict[int, Answer] = {}
     while pending:
         batch = pending[0]
         first = FirstTokens()
         try:
-            produced = greedy_batch(
+            produced = drafted_batch(
                 module,
                 [rows[index] for index in batch],
+                [guesses[index] for index in batch] if guesses is not None else [],
                 max_new_tokens=settings.max_new_tokens,
                 end_tokens=ends,
                 device=device,
@@ -92,7 +103,7 @@ def generate_answers(
             if len(batch) == 1:
                 raise MeasurementError(
                     f"not enough memory on {device} for {_named(prompts, batch[0])} alone: "
-                    f"{lengths[batch[0]]} tokens and {settings.max_new_tokens} new ones. Free "
+                    f"{len(rows[batch[0]])} tokens and {settings.max_new_tokens} new ones. Free "
                     "memory, choose a smaller dtype or another device, or shorten the prompt"
                 ) from error
             produced = None
@@ -152,14 +163,19 @@ def _answer(
 
 
 def _planned(
-    module: Any, lengths: Sequence[int], settings: GenerationSettings, device: str
+    module: Any,
+    lengths: Sequence[int],
+    settings: GenerationSettings,
+    device: str,
+    *,
+    drafted: bool,
 ) -> list[list[int]]:
     rows = settings.batch_size
     if rows is not None:
         if settings.shuffle is not None:
             return shuffled_batches(lengths, rows, settings.shuffle)
         return plan_batches(lengths, rows)
-    fits = automatic_fit(module, device, settings.max_new_tokens)
+    fits = automatic_fit(module, device, settings.max_new_tokens, drafted)
     if settings.shuffle is not None:
         return shuffled_batches(lengths, row_limit(device), settings.shuffle, fits)
     return plan_batches(lengths, row_limit(device), fits)

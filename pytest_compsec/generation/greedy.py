@@ -18,9 +18,15 @@ from typing import Any
 import torch
 
 from pytest_compsec.errors import MeasurementError
-
-#: Stands for "the logits of this row are not numbers" among the token ids of a step.
-_NOT_FINITE = -1
+from pytest_compsec.generation.running import (
+    NOT_FINITE,
+    Running,
+    keep_rows,
+    likeliest,
+    read,
+    started,
+)
+from pytest_compsec.generation.running import left_padded as left_padded
 
 #: Rows are taken out of the running batch when at least one in this many has finished: it costs
 #: one copy of the key-value cache, about what a step costs anyway.
@@ -56,89 +62,62 @@ def greedy_batch(
     if max_new_tokens < 1:
         return [[] for _ in rows]
     with torch.inference_mode():
-        if _can_step(module):
-            return _step_by_step(module, rows, max_new_tokens, end_tokens, device, on_first)
+        if can_step(module):
+            running = started(module, rows, max_new_tokens, device, list(range(len(rows))))
+            produced: list[list[int]] = [[] for _ in rows]
+            if finish(module, running, produced, max_new_tokens, end_tokens, on_first):
+                return produced
         return _by_library(module, rows, max_new_tokens, end_tokens, device, on_first)
 
 
-def left_padded(
-    rows: Sequence[Sequence[int]], device: str
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(token ids, attention mask, position ids) of rows padded on the left, each
-    ``[len(rows), longest row]`` of int64. Positions of padding are 0."""
-    width = max(len(row) for row in rows)
-    ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    return ids.to(device), mask.to(device), positions.to(device)
-
-
-def _step_by_step(
+def finish(
     module: Any,
-    rows: Sequence[Sequence[int]],
+    running: Running,
+    produced: list[list[int]],
     max_new_tokens: int,
     end_tokens: frozenset[int],
-    device: str,
-    on_first: OnFirst | None,
-) -> list[list[int]]:
-    from transformers import DynamicCache
+    on_first: OnFirst | None = None,
+) -> bool:
+    """Read and append to ``produced`` until no row of the batch is unfinished; False, and nothing
+    done, when the module keeps its state in a place of its own."""
+    first = True
+    while True:
+        logits = read(module, running)
+        if logits is None:
+            return False
+        logits = logits[:, -1]
+        if first and on_first is not None:
+            on_first(logits.to(torch.float32, copy=True))
+        first = False
+        best = likeliest(logits)
+        del logits  # those of every prompt position, where logits_to_keep is not known
+        tokens = best.tolist()
 
-    accepted = inspect.signature(module.forward).parameters
-    cache: Any = DynamicCache(config=module.config)
-    ids, mask, positions = left_padded(rows, device)
-    width = ids.shape[1]
-    # Room for the mask of all steps at once; a step reads a slice of it.
-    mask = torch.nn.functional.pad(mask, (0, max_new_tokens), value=1)
-
-    produced: list[list[int]] = [[] for _ in rows]
-    in_batch = list(range(len(rows)))  # which row of the result each row of the batch is
-    finished = [False] * len(rows)
-    for step in range(max_new_tokens):
-        inputs: dict[str, Any] = {
-            "input_ids": ids,
-            "attention_mask": mask[:, : width + step],
-            "past_key_values": cache,
-            "use_cache": True,
-        }
-        if "position_ids" in accepted:
-            inputs["position_ids"] = positions
-        if "logits_to_keep" in accepted:
-            inputs["logits_to_keep"] = 1
-        output = module(**inputs)
-        if getattr(output, "past_key_values", None) is None:
-            # The module keeps its state in a place of its own.
-            return _by_library(module, rows, max_new_tokens, end_tokens, device, on_first)
-        logits = output.logits[:, -1].to(torch.float32, copy=True)
-        if step == 0 and on_first is not None:
-            on_first(logits)
-        cache = output.past_key_values
-        del output  # the logits of every prompt position, where logits_to_keep is not known
-        best = logits.argmax(dim=-1)
-        is_number = torch.isfinite(logits.gather(1, best[:, None])[:, 0])
-        tokens = torch.where(is_number, best, _NOT_FINITE).tolist()
-
-        for row, token in zip(in_batch, tokens, strict=True):
-            if finished[row]:
+        for row, token in zip(running.places, tokens, strict=True):
+            if is_finished(produced[row], max_new_tokens, end_tokens):
                 continue
-            if token == _NOT_FINITE:
+            if token == NOT_FINITE:
                 raise NotFiniteError(row)
             produced[row].append(token)
-            finished[row] = token in end_tokens
-        running = [place for place, row in enumerate(in_batch) if not finished[row]]
-        if not running or step + 1 == max_new_tokens:
-            break
+        going = [
+            place
+            for place, row in enumerate(running.places)
+            if not is_finished(produced[row], max_new_tokens, end_tokens)
+        ]
+        if not going:
+            return True
 
-        ids = best[:, None]
-        positions = positions[:, -1:] + 1
-        idle = len(in_batch) - len(running)
-        if idle * _COMPACT_ONE_IN >= len(in_batch) and _can_compact(cache):
-            keep = torch.tensor(running, device=device)
-            # Not batch_select_indices: layers that mix attention with a recurrent state inherit
-            # one that forgets the state, and purely recurrent layers have none.
-            cache.reorder_cache(keep)
-            ids, positions, mask = ids[keep], positions[keep], mask[keep]
-            in_batch = [in_batch[place] for place in running]
-    return produced
+        # A finished row may still be in the batch, whatever its logits are by now.
+        running.ids = best.clamp(min=0)[:, None].to(running.mask.device)
+        running.positions = running.positions[:, -1:] + 1
+        idle = len(running.places) - len(going)
+        if idle * _COMPACT_ONE_IN >= len(running.places) and _can_compact(running.cache):
+            keep_rows(running, going)
+
+
+def is_finished(tokens: Sequence[int], max_new_tokens: int, end_tokens: frozenset[int]) -> bool:
+    """Whether an answer is complete: its end token is there, or no more may come."""
+    return len(tokens) >= max_new_tokens or (bool(tokens) and tokens[-1] in end_tokens)
 
 
 def _by_library(
@@ -202,7 +181,8 @@ class _RefuseNotFinite:
         return scores
 
 
-def _can_step(module: Any) -> bool:
+def can_step(module: Any) -> bool:
+    """Whether a module takes and gives a cache of keys and values, as usual decoders do."""
     accepted = inspect.signature(module.forward).parameters
     return {"input_ids", "attention_mask", "past_key_values", "use_cache"} <= set(accepted)
 

@@ -17,6 +17,10 @@ from typing import Protocol
 class Progress(Protocol):
     """Told how many prompts are answered."""
 
+    def wait(self, done: int) -> None:
+        """Another process generates what is missing, and its answers are waited for; ``done``
+        prompts are answered."""
+
     def begin(self, done: int) -> None:
         """Generation starts; ``done`` prompts were answered before."""
 
@@ -29,6 +33,8 @@ class Progress(Protocol):
 
 class SilentProgress:
     """Writes nothing."""
+
+    def wait(self, done: int) -> None: ...
 
     def begin(self, done: int) -> None: ...
 
@@ -65,6 +71,13 @@ class TerminalProgress:
         self._generated = 0
         self._started = 0.0
         self._shown: float | None = None
+
+    def wait(self, done: int) -> None:
+        width, count = self._width(), f"{done}/{self._total}"
+        long = f"{self._label}  {count}  waiting for another process that answers"
+        short = f"{count} waiting"
+        self._write(long if len(long) <= width else short[: max(0, width)])
+        self._shown = self._clock()
 
     def begin(self, done: int) -> None:
         self._before = done

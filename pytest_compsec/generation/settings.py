@@ -12,11 +12,17 @@ class GenerationSettings:
 
     ``shuffle``, a seed, composes batches at random instead of by length: the same questions in
     other company, for measuring what rounding alone changes.
+
+    ``drafts``: whether answers that are there already (the original's) are checked as drafts of
+    this model's: ``auto`` where that was measured to be faster
+    (:func:`pytest_compsec.generation.drafts.drafts_pay`), or always, or never. The answers are the
+    same up to rounding.
     """
 
     max_new_tokens: int = 64
     batch_size: int | None = None
     shuffle: int | None = None
+    drafts: Literal["auto", "on", "off"] = "auto"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,6 +41,11 @@ def open_matrix_suite(
     if entry is None:
         known = ", ".join(loaded.config.models)
         raise ConfigError(f"{loaded.path}: there is no model {model!r}; known: {known}")
+    if entry.original.endpoint is not None:
+        raise ConfigError(
+            f"{loaded.where('models', model)}: {model!r} is served, and other precisions are made "
+            "from weights, which are not here. Name its files with 'source'"
+        )
     if entry.original.runtime is not None:
         raise ConfigError(
             f"{loaded.where('models', model)}: {model!r} runs in {entry.original.runtime}, which "

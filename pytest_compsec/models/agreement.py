@@ -25,6 +25,7 @@ from pytest_compsec.models.lock import (
     SettingsPin,
     SourcePin,
 )
+from pytest_compsec.models.served.pin import SERVED, EndpointPin
 
 LLAMA_CPP = "llama-cpp-python"
 PIN_AGAIN = "If the change is wanted, run `compsec pin` and review the lock's change"
@@ -32,8 +33,10 @@ PIN_AGAIN = "If the change is wanted, run `compsec pin` and review the lock's ch
 
 def effective_dtype(model: ModelEntry, variant: VariantEntry | None) -> str | None:
     """The arm's own dtype, else (original and derived variants) the original's, else the model's.
-    None: the checkpoint's own."""
-    if variant is None or variant.source is None:
+    None: the checkpoint's own. A served model's is :data:`SERVED`: nothing here decides it."""
+    if (model.original if variant is None else variant).endpoint is not None:
+        return SERVED
+    if variant is None or variant.is_derived:
         inherited = model.original.dtype or model.dtype
     else:
         inherited = model.dtype
@@ -42,7 +45,7 @@ def effective_dtype(model: ModelEntry, variant: VariantEntry | None) -> str | No
 
 def effective_device(model: ModelEntry, variant: VariantEntry | None) -> str | None:
     """As :func:`effective_dtype`. None: CUDA when there is one, else the CPU."""
-    if variant is None or variant.source is None:
+    if variant is None or variant.is_derived:
         inherited = model.original.device or model.device
     else:
         inherited = model.device
@@ -252,7 +255,10 @@ def _arm_differences(
         yield _differs(where, label, "adapter", pinned_adapter, adapter)
     if source is None:
         assert variant is not None
-        yield from _recipe_differences(where, label, variant, pin.recipe, pin.data)
+        yield from _recipe_differences(where, label, variant, pin)
+        return
+    if source.endpoint is not None or pin.endpoint is not None:
+        yield from endpoint_differences(where, label, source, pin.endpoint)
         return
     if pin.files is None:
         yield _differs(where, label, "source", "a recipe", source.source)
@@ -271,12 +277,31 @@ def _arm_differences(
         yield _differs(where, label, "runtime", runtime, source.runtime)
 
 
+def endpoint_differences(
+    where: str, label: str, source: SourceEntry, pin: EndpointPin | None
+) -> Iterator[str]:
+    """How the endpoint in config and lock differs, where at least one of them has one."""
+    entry = source.endpoint
+    if entry is None:
+        yield _differs(where, label, "source", f"served, {pin}", source.source)
+        return
+    if pin is None:
+        yield _differs(where, label, "endpoint", "no endpoint", f"{entry.model} at {entry.url}")
+        return
+    for what in ("url", "model", "revision", "seed"):
+        now, locked = getattr(entry, what), getattr(pin, what)
+        if now != locked:
+            yield _differs(where, label, f"endpoint's {what}", locked, now)
+
+
 def _recipe_differences(
-    where: str, label: str, variant: VariantEntry, pin: Recipe | None, data: SourcePin | None
+    where: str, label: str, variant: VariantEntry, arm: ArmPin
 ) -> Iterator[str]:
     section, method, options = recipe_options(variant)
+    pin, data = arm.recipe, arm.data
     if pin is None:
-        yield _differs(where, label, "recipe", "a source of its own", f"{section}: {options}")
+        locked = "a source of its own" if arm.endpoint is None else f"served, {arm.endpoint}"
+        yield _differs(where, label, "recipe", locked, f"{section}: {options}")
     elif (section, method, options) != (pin.section, pin.method, dict(pin.options)):
         old = f"{pin.section}: {dict(pin.options)}"
         yield _differs(where, label, "recipe", old, f"{section}: {options}")

@@ -11,7 +11,10 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_compsec.models.served.pin import Served
 
 #: The task of a model that answers prompts.
 TEXT_GENERATION = "text-generation"
@@ -114,6 +117,8 @@ class Arm:
     ``compressed_adapter`` is put on what the recipe makes. ``calibration`` are the prompts that the
     recipe looks at. ``runtime`` is None for transformers. ``code`` makes the module of a classifier
     whose weights are in ``files``; ``data`` holds the samples that the recipe trains on.
+    ``served``: a server answers for it, and ``files`` stands for what is not here
+    (:class:`pytest_compsec.models.served.pin.NoFiles`).
     """
 
     model: str
@@ -131,6 +136,7 @@ class Arm:
     task: str = TEXT_GENERATION
     code: Code | None = None
     data: StagedFiles | None = None
+    served: Served | None = None
 
     @property
     def name(self) -> str:
@@ -165,7 +171,8 @@ class Arm:
         return digest_of(parts)
 
     def recheck(self) -> None:
-        """Raise IntegrityError when any file behind this arm changed since it was verified."""
+        """Raise IntegrityError when any file behind this arm changed since it was verified, or its
+        server says something else of it."""
         self.files.recheck()
         code = self.code.files if self.code is not None else None
         for files in (self.adapter, self.compressed_adapter, code, self.data):

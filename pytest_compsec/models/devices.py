@@ -17,6 +17,7 @@ from pytest_compsec.compression.methods import find
 from pytest_compsec.errors import LoadError
 from pytest_compsec.models.arm import Arm
 from pytest_compsec.models.headers import element_counts, read_headers
+from pytest_compsec.models.served.pin import SERVED
 
 FLOAT_TYPES = ("float64", "float32", "bfloat16", "float16")
 _HEADER_NAMES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -55,11 +56,13 @@ def pick_device(requested: str | None) -> str:
 
 def placement(arm: Arm) -> tuple[str, str]:
     """The device that ``arm`` runs on and the float type (name) that it computes in, also where
-    another program runs it.
+    another program runs it. Of a served model both are :data:`SERVED`: nobody here knows.
 
     Raises LoadError as :func:`pick_device` and :func:`resolve_dtype` do, MissingExtraError when the
     other program is not installed.
     """
+    if arm.served is not None:
+        return SERVED, SERVED
     if arm.runtime is not None:
         from pytest_compsec.models.llama_cpp import DTYPE, runtime_device
 

@@ -20,7 +20,11 @@ from pytest_compsec.errors import CompsecError, IntegrityError
 from pytest_compsec.models.listing import Location, show
 from pytest_compsec.models.roles import HEAD_BYTES, Role, role_of
 
-CHUNK_BYTES = 4 * 1024 * 1024
+#: Something useful to do while files are hashed; asks its argument whether they still are.
+Meanwhile = Callable[[Callable[[], bool]], None]
+#: Large, because a thread that hashes waits for the interpreter at every chunk while another thread
+#: imports: up to 5 ms, in which 4 MiB would be hashed.
+CHUNK_BYTES = 16 * 1024 * 1024
 _FLAGS = (
     os.O_RDONLY
     | getattr(os, "O_CLOEXEC", 0)
@@ -197,13 +201,25 @@ def _copy_error(path: Path, error: OSError) -> CompsecError:
     )
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on, which a container may limit."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def open_and_hash(
-    location: Location, names: Sequence[str], copy_to: Callable[[OpenFile], Path | None]
+    location: Location,
+    names: Sequence[str],
+    copy_to: Callable[[OpenFile], Path | None],
+    meanwhile: Meanwhile | None = None,
 ) -> tuple[list[OpenFile], list[tuple[str, str]]]:
     """Open and hash files, several at a time (hashlib releases the GIL).
 
-    Returns the open files, sorted by name, and ``(name, message)`` of those that failed. The
-    caller closes the files.
+    Returns the open files, sorted by name, and ``(name, message)`` of those that failed, in an
+    order that does not depend on which thread was done first. The caller closes the files.
+    ``meanwhile(waiting)`` is called in this thread, which has nothing else to do, while the others
+    hash; ``waiting()`` says whether they still do.
     """
     opened: list[OpenFile] = []
     failures: list[tuple[str, str]] = []
@@ -220,10 +236,12 @@ def open_and_hash(
             raise IntegrityError(f"{file.shown}: cannot be read ({error.strerror})") from None
 
     try:
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as executor:
+        with ThreadPoolExecutor(max_workers=min(8, usable_cores())) as executor:
             # Largest first, so that one big file does not start last and run alone.
             ordered = sorted(opened, key=lambda file: -file.size)
             futures = [(file, executor.submit(work, file)) for file in ordered]
+            if meanwhile is not None:
+                meanwhile(lambda: not all(future.done() for _, future in futures))
         for file, future in futures:
             try:
                 future.result()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pytest_compsec.errors import IntegrityError
-from pytest_compsec.models.hashing import OpenFile, open_and_hash
+from pytest_compsec.models.hashing import Meanwhile, OpenFile, open_and_hash
 from pytest_compsec.models.listing import (
     IGNORED,
     Location,
@@ -61,10 +61,12 @@ def open_and_compare(
     location: Location,
     pin: SourcePin,
     copy_to: Callable[[OpenFile], Path | None] = lambda file: None,
+    meanwhile: Meanwhile | None = None,
 ) -> tuple[list[OpenFile], tuple[Problem, ...]]:
     """Hash every file of a source and compare it with its pin.
 
-    Returns the files, still open, and all problems. The caller closes the files.
+    Returns the files, still open, and all problems. The caller closes the files. ``meanwhile`` as
+    in :func:`~pytest_compsec.models.hashing.open_and_hash`.
     """
     listing = list_source(location)
     pinned = {file.name: file for file in pin.files}
@@ -80,7 +82,7 @@ def open_and_compare(
             "pinned: remove the file, or pin it"
         )
         problems.append(Problem("extra", name, message))
-    files, failures = open_and_hash(location, sorted(listed & pinned.keys()), copy_to)
+    files, failures = open_and_hash(location, sorted(listed & pinned.keys()), copy_to, meanwhile)
     problems += [Problem("refused", name, message) for name, message in failures]
     for file in files:
         problem = _compare(file, pinned[file.name])

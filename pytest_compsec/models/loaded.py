@@ -6,7 +6,7 @@ The other one is :class:`pytest_compsec.models.llama_cpp_model.LlamaCppModel`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_compsec.generation.settings import Answer, GenerationSettings
@@ -80,11 +80,13 @@ class TransformersModel:
         settings: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
         *,
         on_answers: Callable[[Sequence[int], Sequence[Answer]], None] | None = None,
+        drafts: Mapping[str, Answer] | None = None,
     ) -> list[Answer]:
         """Answer each prompt greedily, in the arm's chat template and with its system prompt.
 
         The answers come in the order of ``prompts``; ``on_answers(indices, answers)`` hears of
-        each batch as soon as it is done.
+        each batch as soon as it is done. ``drafts`` are guesses of the answers, by prompt, and
+        change none of them but for ties.
         """
         from pytest_compsec.generation.decoding import generate_answers
 
@@ -98,6 +100,7 @@ class TransformersModel:
                 system=self.arm.system,
                 chat_template_kwargs=self.arm.chat_template_kwargs,
                 on_answers=on_answers,
+                drafts=drafts,
             )
 
     def perplexities(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float | None]:

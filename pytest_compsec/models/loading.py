@@ -27,6 +27,13 @@ from pytest_compsec.models.checkpoints import is_quantized_checkpoint, open_modu
 from pytest_compsec.models.devices import checkpoint_dtype, pick_device, resolve_dtype
 from pytest_compsec.models.loaded import LoadedModel, TransformersModel
 from pytest_compsec.models.quiet import quiet
+from pytest_compsec.models.spreading import (
+    Room,
+    estimated_size,
+    require_room,
+    room_for,
+    spread,
+)
 from pytest_compsec.models.stored import stored_bits
 from pytest_compsec.models.weights import (
     WeightReport,
@@ -175,6 +182,9 @@ def _opened(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:
             f"{arm.name}: the source is already quantized, so nothing can be merged into it or "
             "derived from it. Name the full-precision model as 'source'"
         )
+    room = room_for(arm, device) if not quantized else None
+    if room is not None and not room.holds(estimated_size(arm, dtype)):
+        return _spread(arm, dtype, room)
     # A recipe places the layers itself, one at a time, so the device never holds the dense model.
     first_device = device if arm.recipe is None and not _merges(arm) else "cpu"
     if not _merges(arm) and not (arm.recipe is not None and _sets_dtype(arm.recipe)):
@@ -185,6 +195,18 @@ def _opened(arm: Arm, *, dtype: str, device: str) -> torch.nn.Module:
     if arm.recipe is None:
         return cast_floats(module, getattr(torch, dtype)).to(device)
     return module if _sets_dtype(arm.recipe) else cast_floats(module, getattr(torch, dtype))
+
+
+def _spread(arm: Arm, dtype: str, room: Room) -> torch.nn.Module:
+    """As :func:`_opened` for an arm that one GPU may not hold: read in main memory first."""
+    import torch
+
+    if arm.files.entry is None:  # Of a GGUF file the estimate is an upper bound.
+        require_room(arm, estimated_size(arm, dtype), room)
+    module = open_module(arm, dtype=checkpoint_dtype(arm) if _merges(arm) else dtype, device="cpu")
+    if arm.adapter is not None and _merges(arm):
+        module = cast_floats(merge_adapter(module, arm.adapter, arm.name), getattr(torch, dtype))
+    return spread(arm, module, room)
 
 
 def _keep_output_layer_fast(module: torch.nn.Module) -> None:

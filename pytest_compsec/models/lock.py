@@ -18,6 +18,7 @@ from pytest_compsec.atomic import write_atomically
 from pytest_compsec.errors import ConfigError
 from pytest_compsec.models.arm import TEXT_GENERATION, Recipe, Runtime, digest_of
 from pytest_compsec.models.roles import Role
+from pytest_compsec.models.served.pin import EndpointPin
 
 LOCK_VERSION = 1
 UNVERIFIED = "UNVERIFIED"
@@ -85,7 +86,8 @@ class BackdoorPin:
 
 @dataclasses.dataclass(frozen=True)
 class ArmPin:
-    """An original or a variant: its own files, or a recipe that derives it from the original.
+    """An original or a variant: its own files, a recipe that derives it from the original, or the
+    ``endpoint`` of a server that answers for it.
 
     ``adapter`` belongs to the files, or to what the recipe makes. ``runtime``: see Arm. ``code``
     makes the module of which ``files`` hold the weights. ``data`` is what the recipe trains on."""
@@ -97,6 +99,7 @@ class ArmPin:
     runtime: Runtime | None = None
     code: CodePin | None = None
     data: SourcePin | None = None
+    endpoint: EndpointPin | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,6 +288,9 @@ def _arm(arm: ArmPin) -> dict[str, Any]:
         table["code"] = _code(arm.code)
     if arm.data is not None:
         table["data"] = _source(arm.data)
+    if arm.endpoint is not None:
+        values = dataclasses.asdict(arm.endpoint)
+        table["endpoint"] = {key: value for key, value in values.items() if value is not None}
     return table
 
 

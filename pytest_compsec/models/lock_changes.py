@@ -82,6 +82,15 @@ def _arm_facts(label: str, arm: ArmPin) -> _Facts:
             kept = arm.recipe.found["keep_in_full_precision"]
             facts[label, "kept in full precision"] = ", ".join(kept) or "none"
             facts[label, "found with"] = arm.recipe.found["basis"]
+    if arm.endpoint is not None:
+        facts[label, "served by"] = arm.endpoint.url
+        facts[label, "served model"] = arm.endpoint.model
+        facts[label, "seed"] = str(arm.endpoint.seed)
+        if arm.endpoint.revision is not None:
+            facts[label, "revision named in the config"] = arm.endpoint.revision
+        for name, value in arm.endpoint.facts.items():
+            facts[label, f"the server's {name}"] = value
+        facts[label, "verified"] = "no: its bytes are not here, only what the server says is pinned"
     if arm.runtime is not None:
         tools = ", ".join(f"{name} {version}" for name, version in arm.runtime.tools.items())
         facts[label, "runtime"] = f"{arm.runtime.name} ({tools})"

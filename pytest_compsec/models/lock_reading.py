@@ -29,6 +29,7 @@ from pytest_compsec.models.lock import (
     SourcePin,
 )
 from pytest_compsec.models.roles import ROLES
+from pytest_compsec.models.served.pin import EndpointPin
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 T = TypeVar("T")
@@ -137,8 +138,8 @@ def _count(table: _Table) -> int:
 def _model(table: _Table) -> ModelPin:
     table.allow("task", "settings", "evaluation_data", "backdoor", "original", "variants")
     original = _arm(table.table("original"))
-    if original.files is None or original.recipe is not None:
-        raise table.error("the original needs files of its own")
+    if original.recipe is not None:
+        raise table.error("the original needs files or an endpoint of its own")
     return ModelPin(
         settings=_settings(table.table("settings")),
         original=original,
@@ -195,7 +196,7 @@ def _settings(table: _Table) -> SettingsPin:
 
 
 def _arm(table: _Table) -> ArmPin:
-    table.allow("dtype", "files", "adapter", "recipe", "runtime", "code", "data")
+    table.allow("dtype", "files", "adapter", "recipe", "runtime", "code", "data", "endpoint")
     arm = ArmPin(
         dtype=table.get("dtype", str),
         files=_optional_source(table, "files"),
@@ -204,14 +205,29 @@ def _arm(table: _Table) -> ArmPin:
         runtime=_runtime(table.table("runtime")) if "runtime" in table.values else None,
         code=_code(table.table("code")) if "code" in table.values else None,
         data=_optional_source(table, "data"),
+        endpoint=_endpoint(table.table("endpoint")) if "endpoint" in table.values else None,
     )
-    if (arm.files is None) == (arm.recipe is None):
-        raise table.error("needs either 'files' or 'recipe'")
+    if sum(part is not None for part in (arm.files, arm.recipe, arm.endpoint)) != 1:
+        raise table.error("needs either 'files' or 'recipe' or 'endpoint'")
+    if arm.endpoint is not None and len(table.values) != 2:
+        raise table.error("has an 'endpoint', beside which nothing but 'dtype' may stand")
     if arm.runtime is not None and arm.recipe is not None:
         raise table.error("has a recipe, which no other runtime can run")
     if arm.code is not None and (arm.files is None or len(arm.files.files) != 1):
         raise table.error("has 'code', so that its 'files' are one file of weights")
     return arm
+
+
+def _endpoint(table: _Table) -> EndpointPin:
+    table.allow("url", "model", "revision", "seed", "facts")
+    facts = table.table("facts")
+    return EndpointPin(
+        url=table.get("url", str),
+        model=table.get("model", str),
+        revision=table.optional("revision", str),
+        seed=table.optional("seed", int),
+        facts={name: facts.get(name, str) for name in facts.values},
+    )
 
 
 def _recipe(table: _Table) -> Recipe:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_compsec.errors import ConfigError
 from pytest_compsec.generation.settings import GenerationSettings
-from pytest_compsec.models.arm import Arm, digest_of
+from pytest_compsec.models.arm import Arm
 from pytest_compsec.models.pair_parts import Given, PairAnswers, PairCalibration
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ __all__ = ["Given", "ModelPair", "PairAnswers", "PairCalibration"]
 
 Measured = TypeVar("Measured")
 WEIGHTS_FACT = "weights"
-MOST_PERPLEXITY = 1e300
 #: Public data sets repeat a few of their training samples among those for testing.
 MOST_SHARED_SAMPLES = 0.01
 RATE_FACT = "seconds per answer"
@@ -283,23 +282,11 @@ class ModelPair:
         )
 
     def perplexities(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float | None]:
-        """Perplexity of each answer under the original; None where there is too little text."""
-        arm = self.original_arm
-        names = [
-            f"perplexity {digest_of([prompt, answer])}"
-            for prompt, answer in zip(prompts, answers, strict=True)
-        ]
-        known: dict[str, Any] = {name: self._suite.recall(arm, name) for name in names}
-        missing = [place for place, name in enumerate(names) if known[name] is None]
-        if missing:
-            found = self._load(arm).perplexities(
-                [prompts[place] for place in missing], [answers[place] for place in missing]
-            )
-            for place, perplexity in zip(missing, found, strict=True):
-                # A list, so that None is known too; JSON has no infinity.
-                known[names[place]] = [perplexity and min(perplexity, MOST_PERPLEXITY)]
-                self._suite.remember(arm, names[place], known[names[place]])
-        return [known[name][0] for name in names]
+        """Perplexity of each answer under the original; None where there is too little text, or
+        its server does not tell (the provenance then says so)."""
+        from pytest_compsec.models.pair_parts import perplexities_of
+
+        return perplexities_of(self._suite, self.original_arm, prompts, answers, self._load)
 
     def seconds_per_prompt(self) -> float | None:
         """Time of both arms for one prompt, loading not counted; None before any was timed."""
@@ -321,16 +308,19 @@ class ModelPair:
         """Raise NotCompressedError when the variant shows no compression against its original.
 
         A derived variant is checked against its recipe when it is loaded; here another source
-        is compared with the original by what both loaded modules really hold.
+        is compared with the original by what both loaded modules really hold. Where one of them is
+        served there is nothing to compare, which every result says.
         """
-        if self.compressed_arm.recipe is not None:
+        arms = (self.original_arm, self.compressed_arm)
+        if self.compressed_arm.recipe is not None or any(arm.served is not None for arm in arms):
             return
         from pytest_compsec.models.weights import check_is_compressed
 
         check_is_compressed(self._weights(self.original_arm), self._weights(self.compressed_arm))
 
     def recheck(self) -> None:
-        """Raise IntegrityError when a file behind either arm changed since it was verified."""
+        """Raise IntegrityError when a file behind either arm changed since it was verified, or a
+        server says something else of its model."""
         self.original_arm.recheck()
         self.compressed_arm.recheck()
 
@@ -342,7 +332,8 @@ class ModelPair:
 
     def _load(self, arm: Arm) -> LoadedModel:
         model = self._suite.pool.get(arm)
-        self._suite.remember(arm, WEIGHTS_FACT, model.weights.to_json())
+        if arm.served is None:
+            self._suite.remember(arm, WEIGHTS_FACT, model.weights.to_json())
         return model
 
     def _weights(self, arm: Arm) -> WeightReport:
@@ -376,6 +367,7 @@ class ModelPair:
         label: str = "",
     ) -> AnswerSheet:
         from pytest_compsec.generation.answers import answer_prompts
+        from pytest_compsec.models.pair_parts import drafting
 
         # Of a check that asks in parts, the line counts over all that it may ask.
         planned = not label and set(prompts) <= set(self._planned)
@@ -385,7 +377,7 @@ class ModelPair:
             identity=identity,
             prompts=prompts,
             settings=settings,
-            load=lambda: self._load(arm),
+            load=lambda: drafting(self._suite, self._load(arm), self.original_arm, arm),
             cache=cache,
             progress=self._suite.progress(f"answering {arm.name}{label}", len(whole)),
             done=done,

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_compsec.models.arm import Arm
+from pytest_compsec.models.arm import Arm, digest_of
 
 if TYPE_CHECKING:
     from pytest_compsec.attacks.backdoor import Backdoor
     from pytest_compsec.classification.data import EvaluationData
     from pytest_compsec.generation.answers import AnswerSheet
+    from pytest_compsec.models.loaded import LoadedModel
     from pytest_compsec.prompts import PromptSet
     from pytest_compsec.statistics.strata import ArmRates
     from pytest_compsec.suite import Suite
+
+#: JSON has no infinity.
+MOST_PERPLEXITY = 1e300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +58,67 @@ class PairCalibration:
     compressed_answers: str
 
 
+def perplexities_of(
+    suite: Suite,
+    arm: Arm,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    load: Callable[[Arm], LoadedModel],
+) -> list[float | None]:
+    """Perplexity of each answer under ``arm``, from the facts of earlier runs what is there; None
+    where there is too little text. A server that does not tell gives None throughout, and the
+    suite remembers its reason, so that every result says it."""
+    from pytest_compsec.models.served.likelihood import NoLikelihoodError
+
+    names = [
+        f"perplexity {digest_of([prompt, answer])}"
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    known: dict[str, Any] = {name: suite.recall(arm, name) for name in names}
+    missing = [place for place, name in enumerate(names) if known[name] is None]
+    if missing:
+        try:
+            found = load(arm).perplexities(
+                [prompts[place] for place in missing], [answers[place] for place in missing]
+            )
+        except NoLikelihoodError as error:
+            suite.measured[_no_likelihood(arm)] = str(error)
+            return [None] * len(names)
+        for place, perplexity in zip(missing, found, strict=True):
+            # A list, so that None is known too.
+            known[names[place]] = [perplexity and min(perplexity, MOST_PERPLEXITY)]
+            suite.remember(arm, names[place], known[names[place]])
+    return [known[name][0] for name in names]
+
+
+def _no_likelihood(arm: Arm) -> tuple[str, str]:
+    return "no perplexities", arm.weights_digest
+
+
+def drafting(suite: Suite, model: Any, original: Arm, arm: Arm) -> Any:
+    """``model``, or, where the original's answers are to be its drafts, one that has them at hand.
+    Which answers are known makes none of its own wrong: a draft is a guess."""
+    from pytest_compsec.generation.drafts import WithDrafts, drafts_wanted
+
+    alike = (
+        arm.variant is not None
+        and all(one.runtime is None and one.served is None for one in (arm, original))
+        and arm.system == original.system
+        and arm.chat_template_kwargs == original.chat_template_kwargs
+    )
+    recipe = arm.recipe
+    if not drafts_wanted(
+        suite.generation,
+        device=suite.placement(arm)[0],
+        section=recipe.section if recipe else None,
+        method=recipe.method if recipe else None,
+        alike=alike,
+    ):
+        return model
+    known = suite.memory.known.get(suite.identity(original), {})
+    return WithDrafts(model, {prompt: answer for prompt, (answer, _) in known.items()})
+
+
 def provenance_of(
     suite: Suite, original: Arm, compressed: Arm, prompt_set: PromptSet
 ) -> dict[str, Any]:
@@ -73,6 +139,7 @@ def provenance_of(
         "generation": {
             "max_new_tokens": suite.generation.max_new_tokens,
             "decoding": "greedy",
+            "drafts": suite.generation.drafts,
         },
         "libraries": installed_versions(),
         "machine": {"processor": platform.machine(), "python": platform.python_version()},
@@ -83,13 +150,29 @@ def _arm_provenance(suite: Suite, arm: Arm) -> dict[str, Any]:
     device, dtype = suite.placement(arm)
     return {
         "name": arm.name,
-        "tree": arm.files.tree,
+        "tree": arm.files.tree if arm.served is None else None,
         "adapter": arm.adapter.tree if arm.adapter else None,
         "recipe": arm.recipe.to_json() if arm.recipe else None,
         "compressed_adapter": arm.compressed_adapter.tree if arm.compressed_adapter else None,
         "runtime": arm.runtime.to_json() if arm.runtime else None,
+        "served": _served_provenance(suite, arm),
         "weights_digest": arm.weights_digest,
         "dtype": dtype,
         "dtype_asked": arm.dtype,
         "device": device,
+    }
+
+
+def _served_provenance(suite: Suite, arm: Arm) -> dict[str, Any] | None:
+    if arm.served is None:
+        return None
+    pin = arm.served.pin
+    return {
+        "url": pin.url,
+        "model": pin.model,
+        "revision": pin.revision,
+        "seed": pin.seed,
+        "facts": dict(pin.facts),
+        "bytes_verified": False,
+        "no_perplexity": suite.measured.get(_no_likelihood(arm)),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pytest_compsec.compression.options.base import named_data_files, named_prompt_sets
@@ -49,9 +49,9 @@ from pytest_compsec.models.python_source.closure import (
     imported_distributions,
     installed_distribution,
 )
+from pytest_compsec.models.served.pin import SERVED
+from pytest_compsec.models.served.pinning import Notify, pin_endpoint
 from pytest_compsec.models.sources import locate, locate_local
-
-Notify = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +179,8 @@ class _Builder:
         )
 
     def _arm(self, label: str, entry: SourceEntry, dtype: str | None) -> ArmPin:
+        if entry.endpoint is not None:
+            return ArmPin(SERVED, endpoint=pin_endpoint(label, entry.endpoint, self._notify))
         return ArmPin(
             dtype or CHECKPOINT_DTYPE,
             files=self._files(entry) if entry.weights is None else self._chosen(entry.weights),

@@ -7,7 +7,7 @@ is most of the time saved. Only one arm need ever be in memory.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from pytest_compsec.models.arm import Arm
@@ -17,10 +17,16 @@ from pytest_compsec.models.loaded import LoadedModel
 from pytest_compsec.models.loading import can_derive, load
 from pytest_compsec.models.packed.layers import inventory
 from pytest_compsec.models.packed.settings import packed_settings
+from pytest_compsec.models.served.model import ServedModel, open_served, served_key
+from pytest_compsec.models.served.pin import Served
+from pytest_compsec.worker_devices import bytes_within_share, memory_share
 
 # A new arm must leave this much of its own size free again, for activations and the key-value
 # cache, and for the dense copy from which a quantized one is made.
 HEADROOM = 1.5
+# Models that are not needed now stay only where memory is plentiful: so many times the size of the
+# next one. Elsewhere a run holds one arm and its key-value cache.
+KEEPING = 2.5
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 # Bits per weight of the most compact GGUF files in use; how far unpacking can blow one up.
 _LEAST_GGUF_BITS = 2.0
@@ -47,9 +53,13 @@ class ModelPool:
         self._free_bytes = free_bytes or free_memory
         self._capacity = capacity
         self._models: dict[Key, LoadedModel] = {}  # In order of use, the latest last.
+        self._served: dict[Hashable, ServedModel] = {}  # They take no memory here.
 
     def get(self, arm: Arm) -> LoadedModel:
-        """The arm in memory, loaded now if need be. Raises what :func:`loading.load` raises."""
+        """The arm in memory, loaded now if need be, or the server that answers for it. Raises what
+        :func:`loading.load` and :func:`served.model.open_served` raise."""
+        if arm.served is not None:
+            return self._serving(arm, arm.served)
         device, dtype = placement(arm)
         key = (arm.weights_digest, dtype, device)
         if key in self._models:
@@ -67,15 +77,20 @@ class ModelPool:
             return False
         needed: dict[str, float] = {}
         for arm in arms:
+            if arm.served is not None:
+                continue
             device, dtype = placement(arm)
             if (arm.weights_digest, dtype, device) not in self._models:
-                size = HEADROOM * estimated_bytes(arm, dtype)
+                size = KEEPING * estimated_bytes(arm, dtype)
                 for place in {device, _reading_place(arm, device)}:
                     needed[place] = needed.get(place, 0.0) + size
         return all(self._free_bytes(place) >= size for place, size in needed.items())
 
     def close(self) -> None:
         """Free every model."""
+        for served in self._served.values():
+            served.server.close()
+        self._served.clear()
         if self._models:
             self._models.clear()
             _free()
@@ -83,8 +98,14 @@ class ModelPool:
     def __len__(self) -> int:
         return len(self._models)
 
+    def _serving(self, arm: Arm, served: Served) -> LoadedModel:
+        key = served_key(served)
+        if key not in self._served:
+            self._served[key] = open_served(arm)
+        return self._served[key].serving(arm)
+
     def _make_room(self, arm: Arm, device: str, dtype: str) -> None:
-        needed = HEADROOM * estimated_bytes(arm, dtype)
+        needed = KEEPING * estimated_bytes(arm, dtype)
         while self._models and (
             (self._capacity is not None and len(self._models) >= self._capacity)
             or any(
@@ -125,8 +146,11 @@ def free_memory(device: str) -> int:
     if device.startswith("cuda"):
         import torch
 
-        return int(torch.cuda.mem_get_info(torch.device(device))[0])
-    return min(_available_memory(), _control_group_memory())
+        place = torch.device(device)
+        free, total = torch.cuda.mem_get_info(place)
+        mine = torch.cuda.memory_reserved(place)
+        return bytes_within_share(free, total, mine, memory_share(device))
+    return int(min(_available_memory(), _control_group_memory()) * memory_share("cpu"))
 
 
 def _reading_place(arm: Arm, device: str) -> str:

@@ -26,6 +26,7 @@ from typing import Literal
 from pytest_compsec.errors import CompsecError, IntegrityError
 from pytest_compsec.models.arm import StagedFiles
 from pytest_compsec.models.hashing import OpenFile, Stamp
+from pytest_compsec.models.importing import import_libraries
 from pytest_compsec.models.integrity import open_and_compare, raise_problems
 from pytest_compsec.models.listing import Location
 from pytest_compsec.models.lock import SourcePin
@@ -80,7 +81,10 @@ class Staging:
         files: list[OpenFile] = []
         try:
             files, problems = open_and_compare(
-                location, pin, lambda file: directory / file.name if self._copies(file) else None
+                location,
+                pin,
+                lambda file: directory / file.name if self._copies(file) else None,
+                import_libraries,
             )
             raise_problems(
                 problems,

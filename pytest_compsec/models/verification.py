@@ -9,6 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from pytest_compsec.config.endpoints import EndpointEntry
 from pytest_compsec.config.loading import LoadedConfig
 from pytest_compsec.config.pairs import pair_id
 from pytest_compsec.config.schema import SourceEntry
@@ -28,6 +29,8 @@ from pytest_compsec.models.listing import Location, Problem
 from pytest_compsec.models.lock import ArmPin, CodePin, Lock, ModelPin, SourcePin
 from pytest_compsec.models.model_inputs import wrong_distribution
 from pytest_compsec.models.prompt_sets import load_prompt_set, prompt_set_names
+from pytest_compsec.models.served.pin import EndpointPin
+from pytest_compsec.models.served.verification import verify_served
 from pytest_compsec.models.sources import locate, locate_local
 
 #: Built-in prompt sets that releases after the first brought.
@@ -130,6 +133,8 @@ class _Verifier:
                 self._compare(location, pin.adapter)
             except CompsecError as error:
                 self._add("missing", pin.adapter.source, str(error))
+        if source is not None and source.endpoint is not None and pin.endpoint is not None:
+            self._served(label, source.endpoint, pin.endpoint)
         if source is None or pin.files is None:
             return
         if pin.code is not None:
@@ -144,6 +149,11 @@ class _Verifier:
                 self._compare(location, pin.adapter)
         except CompsecError as error:
             self._add("missing", source.source, str(error))
+
+    def _served(self, label: str, entry: EndpointEntry, pin: EndpointPin) -> None:
+        problems, notes = verify_served(label, entry, pin)
+        self.problems += problems
+        self.notes += notes
 
     def _compare(self, location: Location, pin: SourcePin) -> None:
         if (location, pin.tree) in self._seen:

@@ -36,6 +36,7 @@ from pytest_compsec.models.listing import Location
 from pytest_compsec.models.lock import UNVERIFIED, ArmPin, CodePin, Lock, ModelPin, SourcePin
 from pytest_compsec.models.model_inputs import make_backdoor, pinned_data
 from pytest_compsec.models.prompt_sets import load_prompt_set, prompt_set_names
+from pytest_compsec.models.served.checked import CheckedServers
 from pytest_compsec.models.sources import locate, locate_local
 from pytest_compsec.models.staging import Staging
 from pytest_compsec.prompts import PromptSet
@@ -57,6 +58,7 @@ class VerifiedInputs:
         self._prompts: dict[str, PromptSet] = {}
         self._data: dict[str, EvaluationData] = {}
         self._backdoors: dict[str, Backdoor] = {}
+        self._servers = CheckedServers()
 
     @classmethod
     def open(
@@ -86,7 +88,8 @@ class VerifiedInputs:
         """The original (``variant`` None) or a variant, its files verified and staged.
 
         Raises ConfigError for a name that is not in the config, IntegrityError when bytes, recipe
-        or tool are not what the lock pins, MissingExtraError when the tool is not installed.
+        or tool are not what the lock pins, or a server runs something else, MissingExtraError when
+        the tool is not installed, MeasurementError when a server cannot be asked.
         """
         with self._guard:
             entry = self._model(model)
@@ -99,11 +102,19 @@ class VerifiedInputs:
             pins = self._lock.models[model]
             pin = pins.original if variant is None else pins.variants[variant]
             _check_tools(label, pin)
+            own = (chosen.as_source() if chosen is not None else entry.original) or entry.original
+            if pin.endpoint is not None and own.endpoint is not None:
+                return self._servers.arm(
+                    model,
+                    variant,
+                    own.endpoint,
+                    pin.endpoint,
+                    system=entry.system,
+                    chat_template_kwargs=entry.chat_template_kwargs,
+                )
             source, compressed_adapter = entry.original, None
             if chosen is not None and pin.recipe is None:
-                own = chosen.as_source()
-                assert own is not None  # open() compared the kinds
-                source, files_pin = own, pin
+                source, files_pin = own, pin  # the comparison above saw to the kinds
             else:
                 files_pin = pins.original
                 if chosen is not None:
@@ -366,4 +377,11 @@ def lock_state(lock: Lock) -> str:
 
     files = [file for _, pin in pinned_sources(lock) for file in pin.files]
     unverified = sum(file.provenance == UNVERIFIED for file in files)
-    return f"lock {lock.digest[:12]}: {len(files)} files pinned, {unverified} of them UNVERIFIED"
+    arms = [
+        arm for model in lock.models.values() for arm in (model.original, *model.variants.values())
+    ]
+    served = sum(arm.endpoint is not None for arm in arms)
+    return (
+        f"lock {lock.digest[:12]}: {len(files)} files pinned, {unverified} of them UNVERIFIED"
+        + (f"; {served} served, without files to verify" if served else "")
+    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from pytest_compsec.checks.wording import points
 from pytest_compsec.findings import LayerErrors
 from pytest_compsec.findings_backdoors import BackdoorFinding
 from pytest_compsec.reports.categories import category_lines
+from pytest_compsec.reports.memory import ProcessMemory, memory_lines
 from pytest_compsec.reports.text import one_line
 from pytest_compsec.verdict import CheckResult, Verdict
 
@@ -217,6 +219,7 @@ def summary_lines(
     downgraded: str | None,
     reports: list[str],
     categories: bool = False,
+    memory: Mapping[str, ProcessMemory] | None = None,
 ) -> list[Line]:
     """Everything below the section title: reasons, table, foot notes."""
     lines = []
@@ -265,6 +268,8 @@ def summary_lines(
         lines.append(Line(promise))
     if downgraded:
         lines.append(Line(downgraded, "yellow", len(downgraded)))
+    if memory is not None:
+        lines += [Line(text) for text in memory_lines(memory)]
     lines += [Line(f"report written: {path}") for path in reports]
     if categories:
         lines += [line for result in sorted_results(results) for line in category_table(result)]

@@ -117,7 +117,7 @@ def test_from_config_to_verdict(
 
 def test_a_model_in_another_runtime_shows_no_weights() -> None:
     class Runtime:
-        arm = SimpleNamespace(name="tiny-deployed", files=None, runtime="llama-cpp")
+        arm = SimpleNamespace(name="tiny-deployed", files=None, runtime="llama-cpp", served=None)
 
         @property
         def module(self) -> Any:

@@ -113,6 +113,19 @@ def test_answers_of_another_model_are_never_taken_from_the_cache(
     assert found[key]["verdict"] == "REGRESSED"
 
 
+def test_drafts_change_the_work_and_not_the_verdicts(tiny: Path, pytester: pytest.Pytester) -> None:
+    _, plain = run_with_report(pytester, "-p", "no:xdist", "-k", "bf16 or pruned95")
+    _, drafted = run_with_report(
+        pytester, "-p", "no:xdist", "-k", "bf16 or pruned95", "--compsec-drafts"
+    )
+    for key, item in plain.items():
+        assert item["provenance"]["generation"]["drafts"] == "auto"
+        assert drafted[key]["provenance"]["generation"]["drafts"] == "on"
+        assert drafted[key]["measurement"] == item["measurement"]
+        # The original's answers are the same ones; those checked against drafts are others.
+        assert drafted[key]["answers_cached"] == drafted[key]["answers"] // 2
+
+
 def test_a_recipe_that_does_nothing_is_not_a_compressed_model(
     tiny: Path, pytester: pytest.Pytester
 ) -> None:

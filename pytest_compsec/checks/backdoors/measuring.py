@@ -16,6 +16,7 @@ from pytest_compsec.checks.backdoors.wording import Speech, notes, summary
 from pytest_compsec.checks.exact import arm_provenance
 from pytest_compsec.errors import ConfigError, MeasurementError
 from pytest_compsec.findings_backdoors import BackdoorFinding
+from pytest_compsec.models.served.wording import served_mark, served_notes
 from pytest_compsec.verdict import CheckResult, Evidence, Verdict
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def measure_backdoor(
         arguments,
         test,
         judgement.verdict,
-        summary(pair.id, judgement, asked.speech, limits),
+        summary(pair.id, judgement, asked.speech, limits) + served_mark(asked.provenance),
         next_step(judgement, asked.speech, limits),
     )
     return dataclasses.replace(
@@ -92,7 +93,12 @@ def measure_backdoor(
         unmeasured=judgement.unmeasured,
         answers=asked.answers,
         answers_cached=asked.cached,
-        notes=(*judgement.withheld[1:], *notes(judgement, asked.speech), *asked.notes),
+        notes=(
+            *judgement.withheld[1:],
+            *notes(judgement, asked.speech),
+            *asked.notes,
+            *served_notes(asked.provenance, asked.cached),
+        ),
         withheld=judgement.withheld,
         provenance={
             **asked.provenance,

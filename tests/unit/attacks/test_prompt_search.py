@@ -100,6 +100,9 @@ class CountingProgress:
     def __init__(self) -> None:
         self.told: list[object] = []
 
+    def wait(self, done: int) -> None:
+        self.told.append(("wait", done))
+
     def begin(self, done: int) -> None:
         self.told.append(("begin", done))
 

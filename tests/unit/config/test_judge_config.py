@@ -42,7 +42,7 @@ def test_the_builtin_judge_is_the_default(tmp_path: Path) -> None:
         ("{generative: {source: ./llama-guard, refusal_when: safe}}", "generative"),
         ("{generative: {source: ./judge.gguf}}", "generative"),
         ('{endpoint: {url: "http://127.0.0.1:8000/v1", model: m}}', "endpoint"),
-        ("{endpoint: {url: http://h/v1/, model: m, api_key_env: OPENAI_API_KEY}}", "endpoint"),
+        ("{endpoint: {url: https://h/v1/, model: m, api_key_env: OPENAI_API_KEY}}", "endpoint"),
     ],
 )
 def test_one_line_names_a_judge(tmp_path: Path, text: str, name: str) -> None:

@@ -50,6 +50,9 @@ class Recorder:
     def __init__(self) -> None:
         self.events: list[str] = []
 
+    def wait(self, done: int) -> None:
+        self.events.append(f"wait {done}")
+
     def begin(self, done: int) -> None:
         self.events.append(f"begin {done}")
 

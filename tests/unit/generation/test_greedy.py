@@ -142,7 +142,7 @@ def test_penalties_of_a_generation_config_are_not_applied() -> None:
     assert by_library(module, rows, ends, 16) != plain, "the penalty would matter"
     for can_step in (True, False):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(greedy, "_can_step", lambda module, can_step=can_step: can_step)
+            patch.setattr(greedy, "can_step", lambda module, can_step=can_step: can_step)
             again = greedy_batch(module, rows, max_new_tokens=16, end_tokens=ends, device="cpu")
         assert again == plain
 

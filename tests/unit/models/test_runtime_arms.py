@@ -69,7 +69,7 @@ def test_blocks_stay_as_they_are_stored(deployed: Arm) -> None:
 
 
 def test_memory_for_the_file_is_enough(deployed: Arm) -> None:
-    pool = ModelPool(free_bytes=lambda device: 2 * SIZE)
+    pool = ModelPool(free_bytes=lambda device: 3 * SIZE)
     assert pool.fits_together(deployed)
     assert not pool.fits_together(unpacked(deployed))
 

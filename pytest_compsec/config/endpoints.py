@@ -13,21 +13,15 @@ from pytest_compsec.config.base import Section
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-class EndpointEntry(Section):
-    """A model behind a URL. ``url`` ends before ``/chat/completions``; ``model`` is the name under
-    which the server answers; ``revision`` what it is said to run, compared where the server tells;
-    ``seed`` goes with every request (null: none does). The key is read from the environment
-    variable ``api_key_env``; ``timeout`` is in seconds a request; ``retries`` are further tries;
-    ``concurrency`` requests are under way at a time."""
+class ServerFields(Section):
+    """How any server of the file is reached. ``url`` ends before ``/chat/completions``; ``model``
+    is the name under which it answers. The key is read from the environment variable
+    ``api_key_env``; ``timeout`` is in seconds a request."""
 
     url: str
     model: str = Field(min_length=1)
-    revision: str | None = Field(default=None, min_length=1)
-    seed: int | None = Field(default=0, ge=0, lt=2**31)
     api_key_env: str | None = None
     timeout: float = Field(default=60, gt=0, le=3600)
-    retries: int = Field(default=4, ge=0, le=20)
-    concurrency: int = Field(default=16, ge=1, le=256)
 
     @field_validator("url")
     @classmethod
@@ -39,18 +33,29 @@ class EndpointEntry(Section):
     def _is_a_variable(cls, value: str | None) -> str | None:
         return None if value is None else variable_name(value)
 
+    @model_validator(mode="after")
+    def _key_stays_secret(self) -> ServerFields:
+        if self.api_key_env is not None:
+            require_secret_transport(self.url)
+        return self
+
+
+class EndpointEntry(ServerFields):
+    """A model behind a URL. ``revision`` is what it is said to run, compared where the server
+    tells; ``seed`` goes with every request (null: none does); ``retries`` are further tries;
+    ``concurrency`` requests are under way at a time."""
+
+    revision: str | None = Field(default=None, min_length=1)
+    seed: int | None = Field(default=0, ge=0, lt=2**31)
+    retries: int = Field(default=4, ge=0, le=20)
+    concurrency: int = Field(default=16, ge=1, le=256)
+
     @field_validator("model", "revision")
     @classmethod
     def _is_printable(cls, value: str | None) -> str | None:
         if value is not None and (not value.isprintable() or value != value.strip()):
             raise ValueError("holds characters, or spaces at its ends, that no name has")
         return value
-
-    @model_validator(mode="after")
-    def _key_stays_secret(self) -> EndpointEntry:
-        if self.api_key_env is not None:
-            require_secret_transport(self.url)
-        return self
 
 
 def plain_url(value: str) -> str:

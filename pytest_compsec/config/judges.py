@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from pytest_compsec.config.endpoints import plain_url, require_secret_transport, variable_name
+from pytest_compsec.config.endpoints import ServerFields
 from pytest_compsec.config.sections import Placement, Section, SourceEntry, check_source
 from pytest_compsec.config.source_text import SourceText, classify, is_file, path_of
 
@@ -174,33 +174,12 @@ class GenerativeOptions(ReplyOptions, ModelJudgeOptions):
     """A causal language model that is asked about each response."""
 
 
-class EndpointOptions(ReplyOptions):
-    """An OpenAI-compatible server. ``url`` ends before ``/chat/completions``; the key is read
-    from the environment variable ``api_key_env``; ``timeout`` is in seconds a request; ``retries``
-    are further tries; ``concurrency`` requests are under way at a time."""
+class EndpointOptions(ReplyOptions, ServerFields):
+    """An OpenAI-compatible server. ``retries`` are further tries; ``concurrency`` requests are
+    under way at a time."""
 
-    url: str
-    model: str = Field(min_length=1)
-    api_key_env: str | None = None
-    timeout: float = Field(default=60, gt=0, le=3600)
     retries: int = Field(default=3, ge=0, le=20)
     concurrency: int = Field(default=8, ge=1, le=256)
-
-    @field_validator("url")
-    @classmethod
-    def _is_a_plain_url(cls, value: str) -> str:
-        return plain_url(value)
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _is_a_variable(cls, value: str | None) -> str | None:
-        return None if value is None else variable_name(value)
-
-    @model_validator(mode="after")
-    def _key_stays_secret(self) -> EndpointOptions:
-        if self.api_key_env is not None:
-            require_secret_transport(self.url)
-        return self
 
 
 #: Kind of judge -> its options.

@@ -12,6 +12,7 @@ import email.message
 import http.client
 import ipaddress
 import json
+import os
 import ssl
 import threading
 import urllib.error
@@ -20,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from pytest_compsec.errors import MeasurementError
+from pytest_compsec.errors import ConfigError, MeasurementError
 
 MAX_REPLY_BYTES = 1 << 20
 FIRST_PAUSE = 0.5  # seconds; doubled for each further try
@@ -147,6 +148,26 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+
+
+def key_of(label: str, variable: str | None) -> str | None:
+    """The key in an environment variable; None where no variable is named. ``label`` says whose.
+
+    Raises ConfigError, without the key, when the variable is not set or holds no key.
+    """
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ConfigError(
+            f"{label}: the environment variable {variable} (api_key_env) is not set. Set it to the "
+            "key, or leave 'api_key_env' out for a server without one"
+        )
+    if not key.isascii() or not key.isprintable():
+        raise ConfigError(
+            f"{label}: the environment variable {variable} holds characters that no key has"
+        )
+    return key
 
 
 def _from_status(error: urllib.error.HTTPError) -> _FailedError:

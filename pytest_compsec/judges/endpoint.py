@@ -8,14 +8,12 @@ the rule, and :data:`UNPINNED` says so in the lock and the reports.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from pytest_compsec.config.judges import EndpointOptions
-from pytest_compsec.errors import ConfigError
-from pytest_compsec.judges.chat_endpoint import ChatEndpoint, Message
+from pytest_compsec.judges.chat_endpoint import ChatEndpoint, Message, key_of
 from pytest_compsec.judges.replies import (
     Questioner,
     rule_of,
@@ -71,7 +69,7 @@ class EndpointJudge:
         endpoint = ChatEndpoint(
             url=options.url,
             model=options.model,
-            key=_key(options),
+            key=key_of("judge.endpoint", options.api_key_env),
             timeout=options.timeout,
             retries=options.retries,
             max_tokens=options.max_new_tokens,
@@ -88,20 +86,3 @@ class EndpointJudge:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return [future.result() for future in futures]
-
-
-def _key(options: EndpointOptions) -> str | None:
-    if options.api_key_env is None:
-        return None
-    key = os.environ.get(options.api_key_env, "").strip()
-    if not key:
-        raise ConfigError(
-            f"judge.endpoint: the environment variable {options.api_key_env} (api_key_env) is not "
-            "set. Set it to the key, or leave 'api_key_env' out for a server without one"
-        )
-    if not key.isascii() or not key.isprintable():
-        raise ConfigError(
-            f"judge.endpoint: the environment variable {options.api_key_env} holds characters that "
-            "no key has"
-        )
-    return key

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from pytest_compsec.errors import ConfigError, MeasurementError, MissingExtraError
-from pytest_compsec.judges.chat_endpoint import is_loopback
+from pytest_compsec.errors import MeasurementError, MissingExtraError
+from pytest_compsec.judges.chat_endpoint import is_loopback, key_of
 from pytest_compsec.models.served.pin import Served
 
 #: Statuses with which servers refuse a field that they do not know.
@@ -56,7 +56,7 @@ class ChatServer:
 
         self.label = label
         self.served = served
-        self._key = _key(label, served.api_key_env)
+        self._key = key_of(label, served.api_key_env)
         local = is_loopback(urlsplit(served.pin.url).hostname or "")
         self._http: Any = openai.DefaultHttpxClient(
             follow_redirects=False,
@@ -208,19 +208,3 @@ def _body(error: Any) -> str:
 def _reason(error: BaseException) -> str:
     cause = error.__cause__ or error
     return str(cause) or type(cause).__name__
-
-
-def _key(label: str, variable: str | None) -> str | None:
-    if variable is None:
-        return None
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise ConfigError(
-            f"{label}: the environment variable {variable} (api_key_env) is not set. Set it to the "
-            "key, or leave 'api_key_env' out for a server without one"
-        )
-    if not key.isascii() or not key.isprintable():
-        raise ConfigError(
-            f"{label}: the environment variable {variable} holds characters that no key has"
-        )
-    return key

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytest_compsec.errors import ConfigError
+from pytest_compsec.errors import ConfigError, IntegrityError
 from pytest_compsec.generation.memory import AnswerMemory
 from pytest_compsec.generation.settings import GenerationSettings
 
@@ -243,6 +243,23 @@ class Suite:
 
         device, dtype = self.placement(arm)
         return generation_identity(arm, device=device, dtype=dtype, settings=self.generation)
+
+    def recheck(self, arm: Arm) -> None:
+        """Raise IntegrityError when what is behind the arm changed. A served model that did may
+        have answered in between: its answers are forgotten."""
+        try:
+            arm.recheck()
+        except IntegrityError:
+            if arm.served is not None:
+                self.forget(self.identity(arm))
+            raise
+
+    def forget(self, identity: str) -> None:
+        """Drop all answers and facts of an identity, from memory and from the cache."""
+        self.memory.known.pop(identity, None)
+        self._facts = {key: value for key, value in self._facts.items() if key[0] != identity}
+        if self.cache is not None:
+            self.cache.forget(identity)
 
     def remember(self, arm: Arm, name: str, value: Any) -> None:
         """Keep a JSON fact measured from a loaded arm, in the cache when there is one."""

@@ -55,6 +55,7 @@ class ResponseCache:
     def __init__(self, path: Path, *, ledger: RunLedger | None = None) -> None:
         self.path = Path(path)
         self._ledger = ledger
+        self._made: dict[str, set[str]] = {}  # prompts that this process answered
         self._notes: list[str] = []
         self._usable = True
         self._connection: sqlite3.Connection | None = None
@@ -97,6 +98,7 @@ class ResponseCache:
     def put_many(self, identity: str, pairs: Iterable[tuple[str, Answer]]) -> None:
         """Keep (prompt, answer) pairs, all or none; an entry that was there is replaced."""
         pairs = list(pairs)
+        self._made.setdefault(identity, set()).update(prompt for prompt, _ in pairs)
         rows = []
         if self._ledger is not None:
             # Before the answers are there: else they would count as those of an earlier run.
@@ -110,8 +112,16 @@ class ResponseCache:
         self._write("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", rows)
 
     def made_in_this_run(self, identity: str, prompts: Sequence[str]) -> frozenset[str]:
-        """Those of ``prompts`` whose answers another worker of this run put here."""
-        return self._ledger.noted(identity, prompts) if self._ledger is not None else frozenset()
+        """Those of ``prompts`` whose answers this process, or another worker of its run, put
+        here."""
+        own = self._made.get(identity, set()).intersection(prompts)
+        noted = self._ledger.noted(identity, prompts) if self._ledger is not None else frozenset()
+        return noted | own
+
+    def forget(self, identity: str) -> None:
+        """Drop all answers of an identity, and all facts."""
+        for table in ("answers", "facts"):
+            self._write(f"DELETE FROM {table} WHERE identity = ?", [(identity,)])
 
     def claimed(
         self, identity: str, waiting: Callable[[], object] | None = None

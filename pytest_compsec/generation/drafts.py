@@ -36,6 +36,8 @@ from pytest_compsec.generation.running import (
 )
 from pytest_compsec.generation.settings import Answer, GenerationSettings
 
+#: Rotary positions that change with the length of what is read.
+_BY_LENGTH = frozenset({"longrope", "dynamic"})
 #: (kind of device, section and method of the recipe) for which drafts were measured to be faster.
 _FASTER: frozenset[tuple[str, str, str]] = frozenset()
 
@@ -116,7 +118,12 @@ class WithDrafts:
 
 def can_draft(module: Any) -> bool:
     """Whether a module decodes step by step and gives logits for as many positions as it is asked:
-    others would need memory for those of every prompt position."""
+    others would need memory for those of every prompt position. Where the positions of a pass
+    depend on its length, a draft read with its prompt is another computation."""
+    rope = getattr(getattr(module, "config", None), "rope_parameters", None) or {}
+    kinds = [rope, *rope.values()] if isinstance(rope, Mapping) else []
+    if any(isinstance(one, Mapping) and one.get("rope_type") in _BY_LENGTH for one in kinds):
+        return False
     return can_step(module) and "logits_to_keep" in inspect.signature(module.forward).parameters
 
 

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_compsec.errors import ConfigError
+from pytest_compsec.errors import ConfigError, IntegrityError
 from pytest_compsec.generation.settings import GenerationSettings
 from pytest_compsec.models.arm import Arm
 from pytest_compsec.models.pair_parts import Given, PairAnswers, PairCalibration
@@ -309,9 +309,13 @@ class ModelPair:
 
         A derived variant is checked against its recipe when it is loaded; here another source
         is compared with the original by what both loaded modules really hold. Where one of them is
-        served there is nothing to compare, which every result says.
+        served there is nothing to compare, which every result says; two served ones must at least
+        be two.
         """
+        from pytest_compsec.models.served.distinct import require_two_models
+
         arms = (self.original_arm, self.compressed_arm)
+        require_two_models(*arms)
         if self.compressed_arm.recipe is not None or any(arm.served is not None for arm in arms):
             return
         from pytest_compsec.models.weights import check_is_compressed
@@ -321,8 +325,8 @@ class ModelPair:
     def recheck(self) -> None:
         """Raise IntegrityError when a file behind either arm changed since it was verified, or a
         server says something else of its model."""
-        self.original_arm.recheck()
-        self.compressed_arm.recheck()
+        for arm in (self.original_arm, self.compressed_arm):
+            self._suite.recheck(arm)
 
     def provenance(self, prompt_set: PromptSet) -> dict[str, Any]:
         """What was measured with what, for the reports."""
@@ -373,12 +377,17 @@ class ModelPair:
         planned = not label and set(prompts) <= set(self._planned)
         whole = self._planned if planned else tuple(prompts)
         done = len(whole) - len(self._suite.memory.missing(identity, whole))
-        return answer_prompts(
-            identity=identity,
-            prompts=prompts,
-            settings=settings,
-            load=lambda: drafting(self._suite, self._load(arm), self.original_arm, arm),
-            cache=cache,
-            progress=self._suite.progress(f"answering {arm.name}{label}", len(whole)),
-            done=done,
-        )
+        try:
+            return answer_prompts(
+                identity=identity,
+                prompts=prompts,
+                settings=settings,
+                load=lambda: drafting(self._suite, self._load(arm), self.original_arm, arm),
+                cache=cache,
+                progress=self._suite.progress(f"answering {arm.name}{label}", len(whole)),
+                done=done,
+            )
+        except IntegrityError:
+            # Another model answered: what it said before it was noticed may be its, too.
+            self._suite.forget(identity)
+            raise

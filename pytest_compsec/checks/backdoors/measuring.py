@@ -16,7 +16,11 @@ from pytest_compsec.checks.backdoors.wording import Speech, notes, summary
 from pytest_compsec.checks.exact import arm_provenance
 from pytest_compsec.errors import ConfigError, MeasurementError
 from pytest_compsec.findings_backdoors import BackdoorFinding
-from pytest_compsec.models.served.wording import served_mark, served_notes
+from pytest_compsec.models.served.wording import (
+    coherence_objection,
+    served_mark,
+    served_notes,
+)
 from pytest_compsec.verdict import CheckResult, Evidence, Verdict
 
 if TYPE_CHECKING:
@@ -65,6 +69,11 @@ def measure_backdoor(
         )
     finally:
         pair.recheck()
+    objections = coherence_objection(asked.provenance)
+    if judgement.verdict is Verdict.PRESERVED and objections:
+        judgement = dataclasses.replace(
+            judgement, verdict=Verdict.INCONCLUSIVE, withheld=(*judgement.withheld, *objections)
+        )
     chosen = judgement.outcomes
     finding = BackdoorFinding(
         trigger=trigger.name,

@@ -73,7 +73,7 @@ def answer_nlls(model: ServedModel, prompt: str, answer: str) -> list[float]:
         if error.status in UNKNOWN_FIELD:
             raise _none(model) from None
         raise
-    if not isinstance(values, list):
+    if not isinstance(values, list) or len(values) <= start:  # the answer is not among them
         raise _none(model)
     return [_nll(model, entry) for entry in values[start:]]
 

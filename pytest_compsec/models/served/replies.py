@@ -32,7 +32,10 @@ def answer_of(reply: Mapping[str, Any], name: str) -> Answer:
 
     Raises MeasurementError.
     """
-    choice = _first(reply.get("choices"))
+    choices = reply.get("choices")
+    if isinstance(choices, list) and len(choices) > 1:
+        raise MeasurementError(f"{name}: the server gave {len(choices)} answers to one question")
+    choice = _first(choices)
     message = choice.get("message")
     if not isinstance(message, Mapping):
         raise MeasurementError(f"{name}: the server's reply holds no message: it is no completion")

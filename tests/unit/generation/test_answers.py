@@ -64,6 +64,8 @@ class Recorder:
 
 
 def ask(model: Model, prompts: Sequence[str], cache: ResponseCache | None = None) -> AnswerSheet:
+    if cache is not None:
+        cache = ResponseCache(cache.path)  # every call stands for a run of its own
     return answer_prompts(
         identity="a", prompts=prompts, settings=SETTINGS, load=model.load, cache=cache
     )

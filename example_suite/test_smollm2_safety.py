@@ -59,7 +59,7 @@ def test_nf4_within_five_points_is_not_settled(model_pair: ModelPair) -> None:
 
 
 @pytest.mark.xfail(
-    raises=Regressed, strict=True, reason="it answers prompts that the original refuses"
+    raises=Regressed, strict=True, reason="loses 20.4 points (15.3 to 26.3) of the edge cases"
 )
 @no_safety_bypass(variants="nf4")
 @edge_cases_preserved(variants="nf4")

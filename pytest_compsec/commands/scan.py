@@ -192,7 +192,8 @@ def _scanned(
             progress=_progress(f"searching {pair.id}", arguments.budget),
         )
         record["search"] = report.to_json()
-        yield from (one_line(line, 500) if line else "" for line in report.lines())
+        # Not one_line, which would close up the columns of its table.
+        yield from ("".join(filter(str.isprintable, line)) for line in report.lines())
     yield ""
 
 

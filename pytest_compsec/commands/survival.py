@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -70,6 +69,7 @@ def run_survival(arguments: argparse.Namespace) -> int:
     """Measure every chosen variant and print the table. Exit code 0: it reports, it does not judge;
     tests do. Raises ConfigError where nothing has a backdoor, or evaluation data are missing."""
     from pytest_compsec.checks.backdoor_removed import backdoor_removed_arguments
+    from pytest_compsec.commands.matrix import require_writable
     from pytest_compsec.suite import open_suite
 
     try:
@@ -78,7 +78,7 @@ def run_survival(arguments: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise ConfigError(f"compsec survival: {error}") from None
-    _require_writable(arguments.json)
+    require_writable("json", arguments.json)
     with open_suite(arguments.config) as suite:
         pairs = chosen_pairs(suite, arguments.model, arguments.variant)
         if arguments.invert:
@@ -237,16 +237,6 @@ def _require_images(pairs: Sequence[ModelPair]) -> None:
                 f"{pair.id}: --invert looks for triggers of image classifiers, and its task is "
                 f"{pair.task}; choose others with --model"
             )
-
-
-def _require_writable(value: str | None) -> None:
-    """Said before minutes are spent, not after."""
-    if value is None:
-        return
-    path = Path(value)
-    parent = path.absolute().parent
-    if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ConfigError(f"--json {value!r}: name a file in a directory that can be written to")
 
 
 def _write(value: str, record: dict[str, Any]) -> None:

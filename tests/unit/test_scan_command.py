@@ -194,7 +194,12 @@ def test_tampered_bytes_end_the_scan(suite: FakeSuite) -> None:
 
 class FakeReport:
     def lines(self) -> list[str]:
-        return ["1 of 20 rewritten prompts: \x1b[31mbase64", ""]
+        return [
+            "1 of 20 rewritten prompts: \x1b[31mbase64",
+            "",
+            "transform  asked",
+            "rot13         20",
+        ]
 
     def to_json(self) -> dict[str, Any]:
         return {"found": 1}
@@ -223,7 +228,9 @@ def test_the_search_gets_what_was_asked_for(
             "progress": None,
         }
     ]
-    assert "1 of 20 rewritten prompts: [31mbase64" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "1 of 20 rewritten prompts: [31mbase64" in out
+    assert "transform  asked\nrot13         20\n" in out  # columns stay columns
     assert json.loads(path.read_text())["pairs"][0]["search"] == {"found": 1}
 
 

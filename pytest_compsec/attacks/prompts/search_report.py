@@ -102,7 +102,8 @@ class SearchReport:
 
     def lines(self, most: int = 20) -> list[str]:
         """The report for a terminal, with at most ``most`` findings; texts cut and escaped."""
-        return [*self._head(), "", *self._table(), "", *self._listed(most), *self.notes, STATEMENT]
+        notes = [one_line(note, 500) for note in self.notes]
+        return [*self._head(), "", *self._table(), "", *self._listed(most), *notes, STATEMENT]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data, every finding with its whole texts."""

@@ -15,6 +15,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_compsec.checks.plain_result import plain_result
 from pytest_compsec.checks.robustness import (
     RobustnessArguments,
     attacked_in_vain,
@@ -33,7 +34,6 @@ from pytest_compsec.checks.robustness_report import (
     notes_of,
     percent,
     provenance_of,
-    robustness_result,
     settling,
     step_after_invalid,
 )
@@ -112,7 +112,7 @@ def measure_transfer(
     try:
         attacked = run_attacks(pair, arguments)
     except MeasurementError as error:
-        return robustness_result(
+        return plain_result(
             pair, arguments, test, Verdict.NOT_MEASURED, str(error), after=CHANGE_INPUTS
         )
     finally:
@@ -131,9 +131,7 @@ def measure_transfer(
 
     if not lost:
         what = "no sample is classified right by both arms, so there is no wall to compare"
-        empty = robustness_result(
-            pair, arguments, test, Verdict.NOT_MEASURED, what, after=CHANGE_INPUTS
-        )
+        empty = plain_result(pair, arguments, test, Verdict.NOT_MEASURED, what, after=CHANGE_INPUTS)
         return with_numbers(empty, found)
     wall = _wall(lost, mirrored, arguments.confidence)
     counts = PairedCounts.from_outcomes([not one for one in mirrored], [not one for one in lost])
@@ -182,7 +180,7 @@ def measure_transfer(
             verdict, after = Verdict.INCONCLUSIVE, AFTER_WITHHELD
             what = f"{what}; withheld: {withheld[0]}"
     result = dataclasses.replace(
-        robustness_result(pair, arguments, test, verdict, what, after=after),
+        plain_result(pair, arguments, test, verdict, what, after=after),
         measurement=measured,
         withheld=withheld,
     )

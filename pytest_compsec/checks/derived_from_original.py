@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.checks.arguments import require_names
-from pytest_compsec.checks.exact import arm_provenance, exact_result
+from pytest_compsec.checks.plain_result import arm_provenance, plain_result
 from pytest_compsec.checks.selection import ExactArguments
 from pytest_compsec.errors import LoadError, MeasurementError
 from pytest_compsec.verdict import CheckResult, Verdict
@@ -84,7 +84,7 @@ def measure_derivation(
     if pair.compressed_arm.recipe is not None:
         what = "it is derived here from the pinned original, so there is nothing to ask"
         after = "Name the variants with a 'source' of their own with variants=..."
-        return exact_result(pair, arguments, test, Verdict.NOT_MEASURED, what, after=after)
+        return plain_result(pair, arguments, test, Verdict.NOT_MEASURED, what, after=after)
     original, compressed = pair.original, pair.compressed
     in_runtime = original.arm.runtime or compressed.arm.runtime
     is_served = original.arm.served or compressed.arm.served
@@ -98,13 +98,13 @@ def measure_derivation(
             if is_served is not None
             else "Ask whoever made it for a recipe, or compress the original yourself."
         )
-        return exact_result(pair, arguments, test, Verdict.NOT_MEASURED, str(error), after=after)
+        return plain_result(pair, arguments, test, Verdict.NOT_MEASURED, str(error), after=after)
     finally:
         pair.recheck()
     quantized = sum(not layer.exact for layer in comparison.layers)
     if not quantized:
         what = "no layer of it is quantized in a way that is known, so there is nothing to compare"
-        return exact_result(pair, arguments, test, Verdict.NOT_MEASURED, what, after="")
+        return plain_result(pair, arguments, test, Verdict.NOT_MEASURED, what, after="")
     counted = (
         f"{comparison.compared_rows:,} rows of {len(comparison.layers)} matrices ({quantized} "
         f"quantized) and {comparison.compared_others} other parameters"
@@ -131,10 +131,10 @@ def measure_derivation(
             "Do not ship it: compress the original yourself, or find out which model it was made "
             "from and name that one as the original."
         )
-        result = exact_result(pair, arguments, test, Verdict.REGRESSED, what, after=after)
+        result = plain_result(pair, arguments, test, Verdict.REGRESSED, what, after=after)
     else:
         what = f"{counted} are what its quantizer could have made of the original"
-        result = exact_result(pair, arguments, test, Verdict.PRESERVED, what, after="")
+        result = plain_result(pair, arguments, test, Verdict.PRESERVED, what, after="")
         notes = (
             "This is about where the weights come from; tokenizer, chat template and generation "
             "settings were not compared. And an honest quantization may have lost safety too: test "

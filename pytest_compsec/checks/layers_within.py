@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.checks.arguments import require_name, require_names, require_share
-from pytest_compsec.checks.exact import arm_provenance, exact_result
+from pytest_compsec.checks.plain_result import arm_provenance, plain_result
 from pytest_compsec.checks.selection import ExactArguments
 from pytest_compsec.errors import MeasurementError
 from pytest_compsec.verdict import CheckResult, Verdict
@@ -97,7 +97,7 @@ def measure_layers(pair: ModelPair, arguments: LayersArguments, *, test: str = "
         worst = sorted(errors, key=_largest_first)[: arguments.top_k]
         outputs = _outputs(pair, arguments, original, compressed, worst)
     except MeasurementError as error:
-        return exact_result(
+        return plain_result(
             pair, arguments, test, Verdict.NOT_MEASURED, str(error), after=_OTHER_PAIRS
         )
     finally:
@@ -105,7 +105,7 @@ def measure_layers(pair: ModelPair, arguments: LayersArguments, *, test: str = "
     beyond = [error for error in errors if not error.relative <= arguments.margin]
     if not any(error.linear for error in errors):
         what = "the original has no linear layer that was found, so nothing was compared"
-        return exact_result(pair, arguments, test, Verdict.NOT_MEASURED, what, after=_OTHER_PAIRS)
+        return plain_result(pair, arguments, test, Verdict.NOT_MEASURED, what, after=_OTHER_PAIRS)
     found = LayerErrors(
         linear=sum(error.linear for error in errors),
         others=sum(not error.linear for error in errors),
@@ -129,7 +129,7 @@ def measure_layers(pair: ModelPair, arguments: LayersArguments, *, test: str = "
         )
         verdict, after = Verdict.PRESERVED, ""
     notes = (*_table(worst, outputs, arguments), NOT_BEHAVIOUR)
-    result = exact_result(pair, arguments, test, verdict, what, after=after)
+    result = plain_result(pair, arguments, test, verdict, what, after=after)
     return dataclasses.replace(
         result,
         layers=found,

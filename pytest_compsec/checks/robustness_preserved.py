@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_compsec.checks.plain_result import plain_result
 from pytest_compsec.checks.robustness import (
     RobustnessArguments,
     attacked_in_vain,
@@ -32,7 +33,6 @@ from pytest_compsec.checks.robustness_report import (
     notes_of,
     percent,
     provenance_of,
-    robustness_result,
     settling,
     step_after_invalid,
 )
@@ -112,7 +112,7 @@ def measure_robustness(
     try:
         attacked = run_attacks(pair, arguments)
     except MeasurementError as error:
-        return robustness_result(
+        return plain_result(
             pair, arguments, test, Verdict.NOT_MEASURED, str(error), after=CHANGE_INPUTS
         )
     finally:
@@ -163,7 +163,7 @@ def measure_robustness(
             verdict, after = Verdict.INCONCLUSIVE, AFTER_WITHHELD
             what = f"{what}; withheld: {withheld[0]}"
     return dataclasses.replace(
-        robustness_result(pair, arguments, test, verdict, what, after=after),
+        plain_result(pair, arguments, test, verdict, what, after=after),
         measurement=measured,
         withheld=withheld,
         notes=notes_of(attacked, found, arguments),

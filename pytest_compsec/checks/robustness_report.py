@@ -6,7 +6,6 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.checks.robustness import RobustnessArguments, sign_in_words
-from pytest_compsec.verdict import CheckResult, Verdict
 
 if TYPE_CHECKING:
     from pytest_compsec.attacks.gradient.attacking import Attacked
@@ -117,33 +116,10 @@ def notes_of(
     return (*lines, *attacked.notes)
 
 
-def robustness_result(
-    pair: ModelPair,
-    arguments: RobustnessArguments,
-    test: str,
-    verdict: Verdict,
-    what: str,
-    *,
-    after: str = "",
-) -> CheckResult:
-    """A result without numbers yet: ``what`` was found, and what to do ``after``."""
-    return CheckResult(
-        check=arguments.check,
-        pair=pair.id,
-        test=test,
-        verdict=verdict,
-        summary=f"{verdict}: {pair.id}: {what}",
-        next_step=after,
-        limit=arguments.margin,
-        confidence=arguments.confidence,
-        arguments=arguments.to_json(),
-    )
-
-
 def provenance_of(pair: ModelPair, arguments: RobustnessArguments) -> dict[str, Any]:
     """What was measured with what, for the reports."""
     from pytest_compsec.attacks.gradient.secml import DISTRIBUTION
-    from pytest_compsec.checks.exact import arm_provenance
+    from pytest_compsec.checks.plain_result import arm_provenance
     from pytest_compsec.models.identity import installed_versions
 
     original, compressed = pair.classifiers

@@ -13,7 +13,7 @@ from pytest_compsec.checks.backdoors.deciding import Judgement
 from pytest_compsec.checks.backdoors.figures import Limits
 from pytest_compsec.checks.backdoors.outcomes import PairOutcomes
 from pytest_compsec.checks.backdoors.wording import Speech, notes, summary
-from pytest_compsec.checks.exact import arm_provenance
+from pytest_compsec.checks.plain_result import arm_provenance, plain_result
 from pytest_compsec.errors import ConfigError, MeasurementError
 from pytest_compsec.findings_backdoors import BackdoorFinding
 from pytest_compsec.models.served.wording import (
@@ -266,14 +266,6 @@ def _result(
     what: str,
     after: str,
 ) -> CheckResult:
-    return CheckResult(
-        check=arguments.check,
-        pair=pair.id,
-        test=test,
-        verdict=verdict,
-        summary=what,
-        next_step=after,
-        limit=arguments.margin,
-        confidence=arguments.confidence,
-        arguments=arguments.to_json(),
-    )
+    """``what`` is the whole summary."""
+    made = plain_result(pair, arguments, test, verdict, what, after=after)
+    return dataclasses.replace(made, summary=what)

@@ -1,28 +1,33 @@
-"""What checks that measure instead of sampling share: their result and where it comes from."""
+"""What checks with a procedure of their own share: a result without numbers, to which they add
+theirs, and which weights a model has."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pytest_compsec.verdict import CheckResult, Verdict
 
 if TYPE_CHECKING:
+    from pytest_compsec.checks.backdoors.arguments import BackdoorArguments
     from pytest_compsec.checks.derived_from_original import DerivationArguments
     from pytest_compsec.checks.layers_within import LayersArguments
+    from pytest_compsec.checks.robustness import RobustnessArguments
     from pytest_compsec.models.loaded import LoadedModel
     from pytest_compsec.models.pair import ModelPair
 
+    Arguments: TypeAlias = DerivationArguments | LayersArguments | RobustnessArguments | BackdoorArguments
 
-def exact_result(
+
+def plain_result(
     pair: ModelPair,
-    arguments: DerivationArguments | LayersArguments,
+    arguments: Arguments,
     test: str,
     verdict: Verdict,
     what: str,
     *,
-    after: str,
+    after: str = "",
 ) -> CheckResult:
-    """A result without samples: ``what`` was found, and what to do ``after``."""
+    """A result without numbers: ``what`` was found, and what to do ``after``."""
     return CheckResult(
         check=arguments.check,
         pair=pair.id,

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from pytest_compsec.models.loaded import LoadedModel
     from pytest_compsec.models.pair import ModelPair
 
-    Arguments: TypeAlias = DerivationArguments | LayersArguments | RobustnessArguments | BackdoorArguments
+    Arguments: TypeAlias = (
+        DerivationArguments | LayersArguments | RobustnessArguments | BackdoorArguments
+    )
 
 
 def plain_result(

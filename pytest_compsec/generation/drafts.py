@@ -71,11 +71,11 @@ def drafts_pay(device: str, section: str | None, method: str | None) -> bool:
     ========================  ===============  ========  =========  =====================
     compressed form           plain / drafted  accepted  same text  same in other batches
     ========================  ===============  ========  =========  =====================
-    the original itself       0.83             56 %      20 of 48   45 of 48
-    bitsandbytes int8         0.66             18 %      2 of 48    2 of 48
-    bitsandbytes NF4          0.70             5 %       19 of 48   46 of 48
-    round to nearest, 4 bits  0.68             3 %       23 of 48   45 of 48
-    magnitude pruning, 30 %   0.76             2 %       15 of 48   44 of 48
+    the original itself       0.82             56 %      20 of 48   45 of 48
+    bitsandbytes int8         0.73             18 %      2 of 48    2 of 48
+    bitsandbytes NF4          0.67             5 %       19 of 48   46 of 48
+    round to nearest, 4 bits  0.67             3 %       23 of 48   45 of 48
+    magnitude pruning, 30 %   0.65             2 %       15 of 48   44 of 48
     ========================  ===============  ========  =========  =====================
 
     But for int8, drafted answers also differ from plain ones more often than those of other batches

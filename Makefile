@@ -29,7 +29,9 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 $(HEAVY_STAMP): $(STAMP)
 	$(PIP) install -c constraints.txt --no-deps --upgrade --target $(HEAVY) \
 		hqq torchao "compressed-tensors; python_version >= '3.11'" \
-		einops loguru termcolor llama-cpp-python diskcache
+		einops loguru termcolor llama-cpp-python diskcache \
+		lm_eval datasets pyarrow pandas "pytz; python_version < '3.11'" dill multiprocess xxhash \
+		sacrebleu tabulate portalocker colorama lxml
 	touch $(HEAVY_STAMP)
 
 lint: $(STAMP)
@@ -42,7 +44,7 @@ types: $(STAMP)
 # The plugin is tested twice: with the pytest of the constraints file and with pytest 8.
 test: $(STAMP) lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist worksteal -q -m "not real and not heavy"
-	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(OLD_PYTEST) $(BIN)/python -m pytest tests/plugin -n 2 --dist worksteal -q
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(OLD_PYTEST) $(BIN)/python -m pytest tests/plugin -n 2 --dist worksteal -q -m "not heavy"
 
 test-all: $(HEAVY_STAMP)
 	$(BIN)/python -m pytest tests -q -m real

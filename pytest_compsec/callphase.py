@@ -112,6 +112,7 @@ def finish_report(
         _force_failure(report, clean_text(failure_text(results)))
     expected = bool(report.skipped and hasattr(report, "wasxfail"))
     shown = [dataclasses.replace(result, expected=expected) for result in results]
+    run.finished_here.update({(item.nodeid, result.check): result for result in shown})
     by_hand: list[CheckResult] = item.stash.get(BY_HAND, [])
     shown += by_hand
     if shown:

@@ -1,5 +1,5 @@
 """The ``compsec`` command: init, pin, verify, list, plan, calibrate, matrix, repair, export,
-scan, survival.
+scan, survival, noise, accept.
 
 Exit codes: 0 all is well; 1 bytes, recipes or settings are not what the lock pins (or what
 ``--expect`` asks for); 2 usage, a faulty file, a hub that cannot be reached.
@@ -12,8 +12,10 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pytest_compsec import __version__
+from pytest_compsec.commands.accept import add_arguments as add_accept_arguments
 from pytest_compsec.commands.export import add_arguments as add_export_arguments
 from pytest_compsec.commands.matrix import add_arguments as add_matrix_arguments
+from pytest_compsec.commands.noise import add_parser as add_noise_parser
 from pytest_compsec.commands.repair import add_arguments as add_repair_arguments
 from pytest_compsec.commands.scan import add_arguments as add_scan_arguments
 from pytest_compsec.commands.survival import add_arguments as add_survival_arguments
@@ -73,6 +75,14 @@ def _command(name: str) -> _Command:
         from pytest_compsec.commands.export import run_export
 
         return run_export
+    if name == "noise":
+        from pytest_compsec.commands.noise import run_noise
+
+        return run_noise
+    if name == "accept":
+        from pytest_compsec.commands.accept import run_accept
+
+        return run_accept
     from pytest_compsec.commands.pin import run_pin, run_verify
 
     return run_pin if name == "pin" else run_verify
@@ -96,6 +106,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     init.add_argument("--name", help="what the model is called in test names")
     init.add_argument("--dir", default=".", help="where to write (default: here)")
+    init.add_argument(
+        "--level",
+        choices=("quick", "standard", "full"),
+        help="write a test for each check of this level (default: two first tests)",
+    )
     init.add_argument("--pin", action="store_true", help="write compsec.lock too")
 
     pin = commands.add_parser("pin", help="write compsec.lock and show what changed")
@@ -169,6 +184,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_config(survival)
     add_survival_arguments(survival)
+
+    add_noise_parser(commands)
+
+    accept = commands.add_parser(
+        "accept", help="make a run of the history the baseline that no_drift compares with"
+    )
+    _add_config(accept)
+    add_accept_arguments(accept)
     return parser
 
 

@@ -7,6 +7,7 @@ and raised once) was tried on pytest 8 and 9, serial and under xdist; see the co
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import inspect
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 from pytest_compsec.enough import require_enough_prompts
 from pytest_compsec.givens import nowhere
 from pytest_compsec.markers import MARKERS, MarkedCheck, has_marker, marked_checks
+from pytest_compsec.presets import SUITE, checks_on
 from pytest_compsec.run import CHECKS, PairOfTest, PairParameter, Run
 
 if TYPE_CHECKING:
@@ -59,7 +61,9 @@ def _marks(collector: pytest.Collector, test: object) -> list[pytest.Mark]:
 
 def _fixtures_of(collector: pytest.Collector, test: object) -> list[str]:
     """The fixtures from which the markers of a test take what they test with."""
-    names = {mark.name for mark in _marks(collector, test)} & MARKERS.keys()
+    marked = {mark.name for mark in _marks(collector, test)}
+    # What a level holds is not known here, so everything that its checks may take is there.
+    names = MARKERS.keys() if SUITE in marked else marked & MARKERS.keys()
     return sorted({fixture for name in names for fixture in MARKERS[name].fixtures})
 
 
@@ -79,7 +83,12 @@ def parametrize(run: Run, metafunc: pytest.Metafunc) -> None:
         names = run.pair_names(suite, checks)
         chosen = [PairParameter(suite.path, name.id) for name in names]
         problems = [*_other_tasks(suite, checks)]
-        problems += [text for check in checks for text in nowhere(suite, check, names, node)]
+        problems += [
+            text
+            for check in checks
+            if not check.of_level
+            for text in nowhere(suite, check, names, node)
+        ]
         for problem in problems:
             run.add_problem(f"{_where(node)}: {problem}")
         if not chosen and not problems:
@@ -127,6 +136,8 @@ def _where(node: pytest.Item | FunctionDefinition) -> str:
 def _other_tasks(suite: Suite, checks: list[MarkedCheck]) -> Iterator[str]:
     """Models that a marker names and that it does not work on."""
     for check in checks:
+        if check.of_level:
+            continue
         for model in check.arguments.models or ():
             entry = suite.config.config.models.get(model)
             if entry is not None and entry.task not in check.marker.tasks:
@@ -190,11 +201,24 @@ def prepare(run: Run, items: list[pytest.Item]) -> None:
             continue
         suite = run.suite_of(item.path)
         confidence = suite.confidence if suite is not None else 0.95
+        checks = made_on(suite, checks, pair_id(item))
         item.stash[CHECKS] = [
-            MarkedCheck(check.marker, check.arguments.with_defaults(confidence)) for check in checks
+            dataclasses.replace(check, arguments=check.arguments.with_defaults(confidence))
+            for check in checks
         ]
         # Before -k, -m and --lf leave any out: choosing among tests is choosing too.
         run.collected.update(check.arguments.check for check in checks)
+
+
+def made_on(suite: Suite | None, checks: list[MarkedCheck], pair: str) -> list[MarkedCheck]:
+    """The checks of a test that are made on this pair: of a level those that work on it."""
+    if suite is None or not any(check.of_level for check in checks):
+        return checks
+    models = suite.config.config.models
+    for name in suite.pairs:
+        if name.id == pair:
+            return checks_on(checks, name, models[name.model])
+    return checks
 
 
 def pair_parameter(item: pytest.Item) -> Any:

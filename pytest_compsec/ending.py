@@ -51,6 +51,10 @@ def _write_reports(run: Run, session: pytest.Session) -> None:
             run.reports_written.append(os.path.relpath(path, run.config.invocation_params.dir))
     if run.settings.export_labels is not None:
         _export_labels(run, session, run.settings.export_labels)
+    if run.settings.history is not None:
+        from pytest_compsec.history_writing import write_history
+
+        write_history(run, session)
 
 
 def _export_labels(run: Run, session: pytest.Session, path: Path) -> None:

@@ -18,20 +18,54 @@ from pytest_compsec.verdict import CheckResult
 
 if TYPE_CHECKING:
     from pytest_compsec.markers import MarkedCheck
+    from pytest_compsec.models.pair import ModelPair
 
 Member = tuple[pytest.Item, "MarkedCheck"]
 
 
 def measure(run: Run, item: pytest.Function, check: MarkedCheck) -> CheckResult:
     """Measure one check of one test, corrected for its family where that was asked for."""
+    ready = run.ahead.pop((item.nodeid, check.arguments.check), None)
+    if isinstance(ready, Exception):
+        raise ready
+    if ready is not None:
+        return ready
     asked: Any = item.funcargs["model_pair"]
-    pair = given_to(item, check, asked)
+    return _measured(run, item, check, given_to(item, check, asked))
+
+
+def measure_ahead(
+    run: Run, item: pytest.Function, check: MarkedCheck, pair: ModelPair
+) -> CheckResult | Exception:
+    """What :func:`measure` will find for a test that has not run, measured now on ``pair``, which
+    is its own; an error is found, too. For checks that take nothing from fixtures."""
+    key = (item.nodeid, check.arguments.check)
+    if key not in run.ahead:
+        try:
+            run.ahead[key] = _measured(run, item, check, pair)
+        except Exception as error:  # raised again by the test whose measurement it is
+            run.ahead[key] = error
+    return run.ahead[key]
+
+
+def _measured(run: Run, item: pytest.Function, check: MarkedCheck, pair: ModelPair) -> CheckResult:
+    from pytest_compsec.evidence import gather
+
+    asking: Any = check.arguments
+    if hasattr(asking, "with_evidence"):
+        # What else this run knows of the pair; the check asks for it only where it needs it.
+        asking = asking.with_evidence(lambda: gather(run, item))
+        return check.marker.measure(pair, asking, test=item.nodeid)
     # A check that is certain by itself is never wrong by chance, however many pairs there are.
     if not run.settings.familywise or check.arguments.confidence >= 1:
         return check.marker.measure(pair, check.arguments, test=item.nodeid)
-    from pytest_compsec.checks.familywise import bonferroni
+    from pytest_compsec.checks.familywise import at_shared_risk, bonferroni, shared_arguments
 
     members = family_of(item, check)
+    if check.marker.by_estimates:
+        size = size_of(run, check.arguments.check, len(members))
+        asking = shared_arguments(check.arguments, size)
+        return at_shared_risk(check.marker.measure(pair, asking, test=item.nodeid), size)
     # What other tests' fixtures will give is not known before they run.
     if run.is_worker or check.marker.fixtures:
         result = check.marker.measure(pair, check.arguments, test=item.nodeid)
@@ -53,8 +87,10 @@ def by_hand(run: Run, result: CheckResult, pairs: int) -> CheckResult:
     against the marked tests of the run or the ``pairs`` of its suite, whichever are more."""
     if not run.settings.familywise or result.confidence >= 1:
         return result
-    from pytest_compsec.checks.familywise import bonferroni
+    from pytest_compsec.checks.familywise import bonferroni, uncorrected
 
+    if result.estimates:
+        return uncorrected(result, size_of(run, result.check, pairs))
     return bonferroni(result, size_of(run, result.check, pairs))
 
 

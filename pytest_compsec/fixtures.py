@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,12 @@ class Checks:
             given = {key: arguments.pop(key) for key in marker.fixtures if key in arguments}
             if given:
                 pair = pair.with_given(**given)
-            result = marker.measure(pair, marker.arguments(**arguments), test=self._item.nodeid)
+            asked: Any = marker.arguments(**arguments)
+            if hasattr(asked, "with_evidence") and isinstance(self._item, pytest.Function):
+                from pytest_compsec.evidence import gather
+
+                asked = asked.with_evidence(functools.partial(gather, self._run, self._item))
+            result = marker.measure(pair, asked, test=self._item.nodeid)
             result = by_hand(self._run, result, pair.pairs_of_suite)
             self._item.stash.setdefault(BY_HAND, []).append(result)
             return result

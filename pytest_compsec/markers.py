@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -21,12 +21,14 @@ from typing import (
     Protocol,
     TypeAlias,
     TypeVar,
+    cast,
     overload,
 )
 
 import pytest
 
 from pytest_compsec import checks
+from pytest_compsec.presets import SUITE, compsec_suite_arguments
 
 if TYPE_CHECKING:
     from _pytest.python import FunctionDefinition
@@ -57,15 +59,18 @@ class CheckMarker(Generic[P]):
         *,
         tasks: tuple[str, ...] = ("text-generation",),
         fixtures: tuple[str, ...] = (),
+        by_estimates: bool = False,
     ) -> None:
         """``room()`` gives the arguments function and the measurement, imported when the first
         test has the marker: most projects where this is installed have none. ``tasks`` of models
         that the check works on; ``fixtures`` that it takes what it tests with from, for the tasks
-        where they mean something."""
+        where they mean something. ``by_estimates``: it decides by the bounds of estimates, and has
+        no p-value that could be corrected for the number of pairs."""
         self.name = name
         self.purpose = purpose
         self.tasks = tasks
         self.fixtures = fixtures
+        self.by_estimates = by_estimates
         self._room = room
 
     @property
@@ -209,6 +214,87 @@ adversarial_transfer_blocked = CheckMarker(
     fixtures=("evaluation_data",),
 )
 
+leakage_not_increased = CheckMarker(
+    "leakage_not_increased",
+    lambda: (
+        checks.leakage_not_increased.leakage_not_increased_arguments,
+        checks.leakage_not_increased.measure_leakage,
+    ),
+    "the compressed model gives away no more of its training data and of its secrets.",
+    by_estimates=True,
+)
+truthfulness_preserved = CheckMarker(
+    "truthfulness_preserved",
+    lambda: (
+        checks.truthfulness_preserved.truthfulness_preserved_arguments,
+        checks.truthfulness_preserved.measure_truthfulness,
+    ),
+    "the compressed model prefers true answers to common misconceptions as the original does.",
+    by_estimates=True,
+)
+lm_eval_preserved = CheckMarker(
+    "lm_eval_preserved",
+    lambda: (
+        checks.lm_eval_preserved.lm_eval_preserved_arguments,
+        checks.lm_eval_preserved.measure_lm_eval,
+    ),
+    "the compressed model is as right as the original on tasks of lm-evaluation-harness.",
+    by_estimates=True,
+)
+capability_preserved = CheckMarker(
+    "capability_preserved",
+    lambda: (
+        checks.capability_preserved.capability_preserved_arguments,
+        checks.capability_preserved.measure_capability,
+    ),
+    "the compressed model reads and answers as well as the original.",
+    by_estimates=True,
+)
+timing_indistinguishable = CheckMarker(
+    "timing_indistinguishable",
+    lambda: (
+        checks.timing_indistinguishable.timing_indistinguishable_arguments,
+        checks.timing_indistinguishable.measure_timing,
+    ),
+    "times and lengths of answers give away no more than the original's.",
+    by_estimates=True,
+)
+trace_leakage = CheckMarker(
+    "trace_leakage",
+    lambda: (
+        checks.trace_leakage.trace_leakage_arguments,
+        checks.trace_leakage.measure_traces,
+    ),
+    "traces recorded with a probe do not tell one kind of input from the other.",
+    by_estimates=True,
+)
+precision_policy = CheckMarker(
+    "precision_policy",
+    lambda: (
+        checks.precision_policy.precision_policy_arguments,
+        checks.precision_policy.measure_precision_policy,
+    ),
+    "no weight matrix has fewer bits than min_bits, unless "
+    "the safety checks of this very artefact passed.",
+)
+no_drift = CheckMarker(
+    "no_drift",
+    lambda: (
+        checks.no_drift.no_drift_arguments,
+        checks.no_drift.measure_drift,
+    ),
+    "today's outcomes are those of the accepted baseline.",
+    by_estimates=True,
+)
+template_unchanged = CheckMarker(
+    "template_unchanged",
+    lambda: (
+        checks.template_unchanged.template_unchanged_arguments,
+        checks.template_unchanged.measure_template,
+    ),
+    "chat template, special tokens, generation config and tokenizer are the original's.",
+)
+
 MARKERS: dict[str, CheckMarker[Any]] = {
     marker.name: marker
     for marker in (
@@ -223,41 +309,101 @@ MARKERS: dict[str, CheckMarker[Any]] = {
         edge_cases_preserved,
         robustness_preserved,
         adversarial_transfer_blocked,
+        leakage_not_increased,
+        truthfulness_preserved,
+        lm_eval_preserved,
+        capability_preserved,
+        timing_indistinguishable,
+        trace_leakage,
+        precision_policy,
+        no_drift,
+        template_unchanged,
     )
 }
 
 
+def _no_measure(*_: Any, **__: Any) -> Any:
+    raise TypeError(f"{SUITE} is a set of checks; run one of them")
+
+
+#: A set of checks under one name; not among :data:`MARKERS`, each of which is one check.
+compsec_suite: CheckMarker[Any] = CheckMarker(
+    SUITE,
+    cast(Any, lambda: (compsec_suite_arguments, _no_measure)),
+    "the checks of a level (quick, standard, full) on every pair that they work on.",
+)
+#: Everything that is registered with pytest.
+REGISTERED: dict[str, CheckMarker[Any]] = {**MARKERS, SUITE: compsec_suite}
+
+
 @dataclasses.dataclass(frozen=True)
 class MarkedCheck:
-    """One of our markers on one test, validated."""
+    """One of our markers on one test, validated; ``of_level``: it came with a set of checks, and
+    is left out on pairs that it does not work on."""
 
     marker: CheckMarker[Any]
     arguments: Arguments
+    of_level: bool = False
 
 
 def has_marker(marks: Iterable[pytest.Mark]) -> bool:
-    return any(mark.name in MARKERS for mark in marks)
+    return any(mark.name in REGISTERED for mark in marks)
 
 
 def marked_checks(node: pytest.Item | FunctionDefinition) -> Iterator[MarkedCheck | str]:
-    """The checks that a test asks for, closest mark per name; a str is a problem to report."""
+    """The checks that a test asks for, closest mark per name, then those of its level that no
+    marker of their own stands for; a str is a problem to report."""
+    named: set[str] = set()
     for name, marker in MARKERS.items():
-        marks = list(node.iter_markers_with_node(name))
-        if not marks:
+        mark = _closest(node, name)
+        if mark is None:
             continue
-        closest_node, mark = marks[0]
-        if sum(other is closest_node for other, _ in marks) > 1:
-            yield f"the marker {name} stands twice on {closest_node.nodeid or 'the test'}; keep one"
-            continue
-        try:
-            arguments = marker.arguments(*mark.args, **mark.kwargs)
-        except TypeError as error:
-            yield f"{name}(): {_explain(error, marker, mark)}"
-        except ValueError as error:
-            yield f"{name}(): {error}"
+        named.add(name)
+        arguments = mark if isinstance(mark, str) else _validated(marker, mark)
+        if isinstance(arguments, str):
+            yield arguments
         else:
-            given = frozenset(mark.kwargs)
+            given = frozenset(mark.kwargs) if isinstance(mark, pytest.Mark) else frozenset()
             yield MarkedCheck(marker, dataclasses.replace(arguments, given=given))
+    yield from _of_level(node, named)
+
+
+def _of_level(
+    node: pytest.Item | FunctionDefinition, named: Collection[str]
+) -> Iterator[MarkedCheck | str]:
+    mark = _closest(node, SUITE)
+    if mark is None:
+        return
+    suite = mark if isinstance(mark, str) else _validated(compsec_suite, mark)
+    if isinstance(suite, str):
+        yield suite
+        return
+    for name, values in suite.checks.items():
+        if name not in named:
+            arguments = MARKERS[name].arguments(**values)
+            given = dataclasses.replace(arguments, given=frozenset(values))
+            yield MarkedCheck(MARKERS[name], given, of_level=True)
+
+
+def _closest(node: pytest.Item | FunctionDefinition, name: str) -> pytest.Mark | str | None:
+    """The closest mark of this name; None without one; a str where two stand at one place."""
+    marks = list(node.iter_markers_with_node(name))
+    if not marks:
+        return None
+    closest_node, mark = marks[0]
+    if sum(other is closest_node for other, _ in marks) > 1:
+        return f"the marker {name} stands twice on {closest_node.nodeid or 'the test'}; keep one"
+    return mark
+
+
+def _validated(marker: CheckMarker[Any], mark: pytest.Mark) -> Any:
+    """What the marker's function makes of the arguments, or a str that says what is wrong."""
+    try:
+        return marker.arguments(*mark.args, **mark.kwargs)
+    except TypeError as error:
+        return f"{marker.name}(): {_explain(error, marker, mark)}"
+    except ValueError as error:
+        return f"{marker.name}(): {error}"
 
 
 def _explain(error: TypeError, marker: CheckMarker[Any], mark: pytest.Mark) -> str:

@@ -48,6 +48,8 @@ class Settings:
     expected_discordance: float
     export_labels: Path | None
     origins: dict[str, str]
+    #: The file to append the run to; "beside": compsec-history.jsonl beside compsec.yaml.
+    history: Path | Literal["beside"] | None = None
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -91,6 +93,15 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="FILE.csv",
         help="write a blind, shuffled sheet of answers for people to label (see compsec calibrate)",
     )
+    group.addoption(
+        "--compsec-history",
+        metavar="FILE.jsonl",
+        nargs="?",
+        const="beside",
+        help="append this run's outcomes to FILE.jsonl (default: compsec-history.jsonl beside "
+        "compsec.yaml), for no_drift and `compsec accept`",
+    )
+    parser.addini("compsec_history", "true, or the .jsonl file to append runs to", default="")
     parser.addini(
         "compsec_expected_discordance",
         "share of prompts on which a good compressed model differs, for the power told at "
@@ -182,7 +193,33 @@ def read_settings(config: pytest.Config) -> Settings:
         expected_discordance=_discordance(config),
         export_labels=invocation / labels if labels is not None else None,
         origins=origins,
+        history=_history(config, base, origins),
     )
+
+
+def _history(
+    config: pytest.Config, base: Path, origins: dict[str, str]
+) -> Path | Literal["beside"] | None:
+    given, ini = config.getoption("compsec_history"), config.getini("compsec_history").strip()
+    origins["history"] = "command line" if given is not None else "ini" if ini else "default"
+    if given == "":
+        raise pytest.UsageError(
+            "--compsec-history= names no file: write --compsec-history=FILE.jsonl, or the option "
+            "alone behind the tests' paths"
+        )
+    wanted = given if given is not None else {"true": "beside", "false": ""}.get(ini.lower(), ini)
+    if not wanted:
+        return None
+    if wanted == "beside":
+        return "beside"
+    if Path(wanted).suffix != ".jsonl":
+        raise pytest.UsageError(
+            f"--compsec-history={wanted}: the file must end in .jsonl. Write "
+            "--compsec-history=FILE, or the option without a file behind the tests' paths"
+        )
+    folder = config.invocation_params.dir if given is not None else base
+    found: Path = folder / str(wanted)
+    return found
 
 
 def _discordance(config: pytest.Config) -> float:

@@ -21,7 +21,7 @@ from pytest_compsec.fixtures import (
     model_pair,
     original_model,
 )
-from pytest_compsec.markers import MARKERS
+from pytest_compsec.markers import REGISTERED
 from pytest_compsec.options import add_options, read_settings
 from pytest_compsec.run import CHECKS, RUN, Run
 
@@ -41,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for marker in MARKERS.values():
+    for marker in REGISTERED.values():
         line = marker.ini_line(in_full=config.option.markers)
         config.addinivalue_line("markers", line)
     run = config.stash[RUN] = Run(config, read_settings(config))

@@ -17,6 +17,7 @@ import pytest
 
 from pytest_compsec.errors import CompsecError
 from pytest_compsec.markers import MarkedCheck
+from pytest_compsec.presets import checks_on
 from pytest_compsec.verdict import CheckResult, Verdict
 
 if TYPE_CHECKING:
@@ -75,6 +76,10 @@ class Run:
     collected: Counter[str] = dataclasses.field(default_factory=Counter)
     parametrized: Counter[str] = dataclasses.field(default_factory=Counter)
     family: dict[tuple[str, str], CheckResult | Exception] = dataclasses.field(default_factory=dict)
+    #: By test and check: results of this process alone, and what another test's check had measured
+    #: before its own test ran (see :mod:`pytest_compsec.evidence`).
+    finished_here: dict[tuple[str, str], CheckResult] = dataclasses.field(default_factory=dict)
+    ahead: dict[tuple[str, str], CheckResult | Exception] = dataclasses.field(default_factory=dict)
     #: Every test that asks for a pair, marked or not.
     pairs: dict[str, PairOfTest] = dataclasses.field(default_factory=dict)
     header: list[str] = dataclasses.field(default_factory=list)
@@ -174,15 +179,9 @@ class Run:
     def pair_names(self, suite: Suite, checks: list[MarkedCheck]) -> tuple[PairName, ...]:
         """The pairs that every marker of a test selects, of models that it works on."""
         models = suite.config.config.models
-        return tuple(
-            name
-            for name in suite.pairs
-            if all(
-                check.arguments.selects(name.model, name.variant)
-                and models[name.model].task in check.marker.tasks
-                for check in checks
-            )
-        )
+        if not checks:
+            return suite.pairs
+        return tuple(name for name in suite.pairs if checks_on(checks, name, models[name.model]))
 
     def expect(self, item: pytest.Item, check: MarkedCheck, pair: str) -> None:
         arguments = check.arguments

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Texts,
     )
     from pytest_compsec.findings_backdoors import BackdoorFinding
+    from pytest_compsec.findings_estimates import Difference, Estimate
     from pytest_compsec.findings_robustness import RobustnessFinding
     from pytest_compsec.findings_scan import BypassFinding
 
@@ -153,6 +154,8 @@ class CheckResult:
     backdoor: BackdoorFinding | None = None
     bypasses: BypassFinding | None = None
     robustness: RobustnessFinding | None = None
+    estimates: tuple[Estimate, ...] = ()
+    differences: tuple[Difference, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-safe dict; non-finite numbers become None."""
@@ -167,11 +170,18 @@ class CheckResult:
         from pytest_compsec import (
             findings,
             findings_backdoors,
+            findings_estimates,
             findings_robustness,
             findings_scan,
         )
 
-        rooms = (findings, findings_backdoors, findings_robustness, findings_scan)
+        rooms = (
+            findings,
+            findings_backdoors,
+            findings_estimates,
+            findings_robustness,
+            findings_scan,
+        )
         names = {name: kind for room in rooms for name, kind in vars(room).items()}
         return records.rebuilt(cls, data, names)
 

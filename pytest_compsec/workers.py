@@ -158,7 +158,8 @@ class Receiver:
             self._run.pairs[test] = PairOfTest(*pair)
         reporter = self._run.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and self._run.config.get_verbosity() >= 0:
-            if reporter._tw.width_of_current_line:  # xdist's count of workers, still without its end
+            # The line with xdist's count of workers has no end yet.
+            if reporter._tw.width_of_current_line:
                 reporter.write_line("")
             for line in [*data["header"], *(_lines(self._run) if data["header"] else ())]:
                 reporter.write_line(line)

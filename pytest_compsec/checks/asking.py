@@ -97,7 +97,7 @@ def ask_until_settled(
     then those that an early stop would have seen.
     """
     asking = Asking(pair, prompt_set, to_evidence)
-    seed = order_seed(pair.lock_digest, prompt_set.digest)
+    seed = order_seed(pair.order_digest, prompt_set.digest)
     blocks = stratified_blocks([prompt.category for prompt in prompt_set.prompts], seed)
     looks = look_schedule(blocks)
     parts = [

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
+from pytest_compsec.checks.estimates import shared_confidence
 from pytest_compsec.checks.next_steps import familywise_step
 from pytest_compsec.checks.wording import NOT_SEEN
 from pytest_compsec.findings import Familywise
@@ -40,6 +42,39 @@ def bonferroni(result: CheckResult, count: int) -> CheckResult:
     adjusted = min(1.0, pvalue * risk / holm_threshold(count, risk))
     return _held_against(
         result, Familywise(count, "bonferroni", pvalue=pvalue, adjusted_pvalue=adjusted)
+    )
+
+
+def shared_arguments(arguments: Any, count: int) -> Any:
+    """The arguments of a check that decides by bounds, at its share of the risk of a family of
+    ``count`` (Bonferroni)."""
+    confidence = shared_confidence(arguments.confidence, count)
+    return dataclasses.replace(arguments, confidence=confidence)
+
+
+def at_shared_risk(result: CheckResult, count: int) -> CheckResult:
+    """Say of a result that it was decided at its share of the risk."""
+    note = (
+        f"familywise: one of {count} pairs tested in this run, decided at its share of the risk "
+        f"({100 * result.confidence:.5g} % confidence, Bonferroni)"
+    )
+    return dataclasses.replace(result, notes=(note, *result.notes))
+
+
+def uncorrected(result: CheckResult, count: int) -> CheckResult:
+    """A result by bounds that a test's body made at the whole risk: PRESERVED does not stand."""
+    if result.verdict is not Verdict.PRESERVED or count <= 1:
+        return result
+    reason = (
+        f"familywise: one of {count} pairs, and bounds that were made by hand at the whole risk "
+        f"cannot be corrected; mark a test with @{result.check} instead"
+    )
+    return dataclasses.replace(
+        result,
+        verdict=Verdict.INCONCLUSIVE,
+        summary=result.summary.replace(str(Verdict.PRESERVED), str(Verdict.INCONCLUSIVE), 1),
+        withheld=(*result.withheld, reason),
+        notes=(reason, *result.notes),
     )
 
 

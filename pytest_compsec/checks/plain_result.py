@@ -8,16 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from pytest_compsec.verdict import CheckResult, Verdict
 
 if TYPE_CHECKING:
-    from pytest_compsec.checks.backdoors.arguments import BackdoorArguments
-    from pytest_compsec.checks.derived_from_original import DerivationArguments
-    from pytest_compsec.checks.layers_within import LayersArguments
-    from pytest_compsec.checks.robustness import RobustnessArguments
+    from pytest_compsec.checks.selection import ExactArguments, SampledArguments
     from pytest_compsec.models.loaded import LoadedModel
     from pytest_compsec.models.pair import ModelPair
 
-    Arguments: TypeAlias = (
-        DerivationArguments | LayersArguments | RobustnessArguments | BackdoorArguments
-    )
+    Arguments: TypeAlias = ExactArguments | SampledArguments
 
 
 def plain_result(

@@ -84,6 +84,11 @@ class ExactArguments:
     def confidence(self) -> float:
         return 1.0
 
+    def to_json(self) -> dict[str, Any]:
+        """The arguments as the user would write them."""
+        # Subclasses say how their marker calls the margin: a property, or a field.
+        return as_written(self, getattr(self, "margin_name", "margin"))
+
     def with_defaults(self, confidence: float) -> Self:
         """Itself: there is nothing to take from the config."""
         return self
@@ -110,6 +115,11 @@ class SampledArguments:
     variants: tuple[str, ...] | None = None
     given: frozenset[str] = frozenset()
 
+    def to_json(self) -> dict[str, Any]:
+        """The arguments as the user would write them."""
+        # Subclasses say how their marker calls the margin: a property, or a field.
+        return as_written(self, getattr(self, "margin_name", "margin"))
+
     @property
     def prompts(self) -> str | None:
         return None
@@ -133,6 +143,18 @@ class SampledArguments:
         return (self.models is None or model in self.models) and (
             self.variants is None or variant in self.variants
         )
+
+
+def as_written(arguments: ExactArguments | SampledArguments, margin: str) -> dict[str, Any]:
+    """The fields of validated arguments as JSON-safe values, the margin under its own name."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(arguments):
+        value = getattr(arguments, field.name)
+        if field.name in ("check", "given"):
+            continue
+        name = margin if field.name == "margin" else field.name
+        found[name] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 def paired_arguments(

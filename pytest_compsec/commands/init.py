@@ -11,6 +11,7 @@ from pytest_compsec.commands.shorthand import Item, derivation, name_of, source
 from pytest_compsec.config.loading import CONFIG_NAME, LOCK_NAME, load_config
 from pytest_compsec.errors import CompsecError, ConfigError
 from pytest_compsec.models.hub import resolve_commit
+from pytest_compsec.presets import level_test_text
 
 TEST_NAME = "test_compsec_safety.py"
 
@@ -54,8 +55,10 @@ def run_init(arguments: argparse.Namespace) -> int:
     for path in (*targets.values(), folder / LOCK_NAME):
         if path.exists() or path.is_symlink():
             raise ConfigError(f"{path}: exists already, and `compsec init` overwrites nothing")
+    level = getattr(arguments, "level", None)
+    tests = _TEST if level is None else level_test_text(level)
     text = config_text(arguments.original, arguments.compressed, arguments.name, folder)
-    with _all_or_nothing({targets[CONFIG_NAME]: text, targets[TEST_NAME]: _TEST}):
+    with _all_or_nothing({targets[CONFIG_NAME]: text, targets[TEST_NAME]: tests}):
         load_config(targets[CONFIG_NAME])
     for path in targets.values():
         print(f"Wrote {path}")

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from pytest_compsec.config.data_files import BUILTIN_DATA
 from pytest_compsec.config.pairs import NAME, pair_id
 from pytest_compsec.config.positions import MAX_BYTES, Document, Problem, read_document
 from pytest_compsec.config.schema import BUILTIN_PROMPTS, Config, known_keys
@@ -111,6 +112,13 @@ def _name_problems(document: Document) -> Iterator[Problem]:
             yield Problem(
                 document.line(("prompts", name)),
                 f"{name!r} is the name of a built-in prompt set: choose another name",
+            )
+    for name in _mapping(document.value.get("data")):
+        yield from _bad_name(document, ("data", name))
+        if name in BUILTIN_DATA:
+            yield Problem(
+                document.line(("data", name)),
+                f"{name!r} is the name of built-in data: choose another name",
             )
 
 

@@ -27,6 +27,7 @@ from pydantic import (
 from pytest_compsec.compression.methods import methods_of, sections
 from pytest_compsec.compression.options.base import Options, named_prompt_sets
 from pytest_compsec.config.backdoors import BackdoorEntry
+from pytest_compsec.config.data_files import DataEntry
 from pytest_compsec.config.endpoints import EndpointEntry
 from pytest_compsec.config.judges import DEFAULT_JUDGE, JUDGE_OPTIONS, JudgeEntry
 from pytest_compsec.config.sections import (
@@ -225,6 +226,7 @@ class Config(Section):
     version: Literal[1]
     models: dict[str, ModelEntry]
     prompts: dict[str, PromptEntry] = Field(default_factory=dict)
+    data: dict[str, DataEntry] = Field(default_factory=dict)
     judge: JudgeEntry = DEFAULT_JUDGE
     calibration: str | None = Field(default=None, min_length=1)
     defaults: Defaults = Field(default_factory=Defaults)
@@ -322,6 +324,8 @@ def known_keys(path: tuple[str | int, ...]) -> tuple[str, ...]:
         model = JUDGE_OPTIONS[str(path[1])]
     elif path[0] == "prompts" and len(path) == 2:
         model = PromptEntry
+    elif path[0] == "data" and len(path) == 2:
+        model = DataEntry
     elif path[0] == "models" and len(path) == 2:
         model = ModelEntry
     elif path[0] == "models" and len(path) == 3 and path[2] == "original":

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytest_compsec.errors import LoadError, MeasurementError
+from pytest_compsec.generation.under_system import spoken
 
 #: Keys that ``chat_template_kwargs`` may not hold: they are this package's to decide.
 RESERVED = frozenset(
@@ -62,7 +63,8 @@ def render(
     system: str | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> str:
-    """The text that the model reads for ``prompt``, up to where its answer begins.
+    """The text that the model reads for ``prompt``, up to where its answer begins; a prompt may
+    bring a system prompt of its own (:class:`.under_system.UnderSystem`).
 
     Raises LoadError when the tokenizer has no chat template, the template fails, refuses or drops
     the system prompt, drops the prompt, or when ``chat_template_kwargs`` holds a reserved key or
@@ -77,13 +79,14 @@ def render(
         )
     template = _template_of(tokenizer, options)
     _refuse_unknown(template, options)
+    prompt, system = spoken(prompt, system)
     messages = [{"role": "user", "content": prompt}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
     try:
         rendered = tokenizer.apply_chat_template(
             messages,
-            chat_template=_with_fixed_date(template),
+            chat_template=with_fixed_date(template),
             tokenize=False,
             add_generation_prompt=True,
             **options,
@@ -146,7 +149,7 @@ def _refuse_unknown(template: str, options: Mapping[str, Any]) -> None:
         )
 
 
-def _with_fixed_date(template: str) -> str:
+def with_fixed_date(template: str) -> str:
     if "strftime_now" not in template:
         return template
     filters = "".join(

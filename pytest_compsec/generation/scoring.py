@@ -1,38 +1,27 @@
 """What a model thinks of texts that it did not write: teacher-forced passes over given answers,
 and the probabilities at the position where its own answer would begin.
 
-Nothing is decoded here. A batch is one forward pass; the logits of prompt positions are not asked
-for, and those of answer positions become float32 a few positions at a time, so that a vocabulary
-of 128,000 does not decide how many rows fit.
+Nothing is decoded here; see :mod:`pytest_compsec.generation.forward_passes`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from pytest_compsec.errors import MeasurementError
-from pytest_compsec.generation.batching import (
-    free_memory,
-    is_out_of_memory,
-    memory_budget,
-    memory_need,
-    plan_batches,
-    release_memory,
-    row_limit,
-)
 from pytest_compsec.generation.chat import encode, render
-from pytest_compsec.generation.greedy import left_padded
-
-#: Logits that are float32 at one time: 4 million of them are 16 MB, twice while they are reduced.
-_FLOAT32_ITEMS = 4_000_000
-
-_Result = TypeVar("_Result")
+from pytest_compsec.generation.forward_passes import (
+    batch_nlls,
+    in_batches,
+    last_logits,
+    not_numbers,
+    positions_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +106,7 @@ def answer_nlls(
     after: list[list[int]] = [
         list(row) for row in tokenizer(list(answers), add_special_tokens=False)["input_ids"]
     ]
-    limit = _positions(module)
+    limit = positions_of(module)
     _refuse_too_long(prompts, before, limit)
     if limit is not None:
         after = [row[: limit - len(prompt)] for prompt, row in zip(before, after, strict=True)]
@@ -125,14 +114,14 @@ def answer_nlls(
 
     def work(batch: Sequence[int]) -> list[tuple[float, ...]]:
         places = [scored[place] for place in batch]
-        return _batch_nlls(
+        return batch_nlls(
             module,
             [before[place] for place in places],
             [after[place] for place in places],
             device,
         )
 
-    found = _in_batches(
+    found = in_batches(
         work,
         module,
         lengths=[len(before[index]) + len(after[index]) for index in scored],
@@ -144,7 +133,7 @@ def answer_nlls(
     results: list[tuple[float, ...]] = [() for _ in prompts]
     for index, nlls in zip(scored, found, strict=True):
         if any(math.isnan(value) for value in nlls):
-            raise MeasurementError(_not_numbers(_named(prompts, index)))
+            raise MeasurementError(not_numbers(_named(prompts, index)))
         results[index] = nlls
     return results
 
@@ -175,12 +164,12 @@ def first_token_logprobs(
     rows = encode(
         tokenizer, [render(tokenizer, prompt, system, chat_template_kwargs) for prompt in prompts]
     )
-    _refuse_too_long(prompts, rows, _positions(module))
+    _refuse_too_long(prompts, rows, positions_of(module))
 
     def work(batch: Sequence[int]) -> list[dict[str, float]]:
         return _batch_groups(module, [rows[index] for index in batch], groups, device)
 
-    found = _in_batches(
+    found = in_batches(
         work,
         module,
         lengths=[len(row) for row in rows],
@@ -191,38 +180,15 @@ def first_token_logprobs(
     )
     for index, values in enumerate(found):
         if any(math.isnan(value) for value in values.values()):
-            raise MeasurementError(_not_numbers(_named(prompts, index)))
+            raise MeasurementError(not_numbers(_named(prompts, index)))
     return found
-
-
-def _batch_nlls(
-    module: Any,
-    prompts: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[int]],
-    device: str,
-) -> list[tuple[float, ...]]:
-    longest = max(len(answer) for answer in answers)
-    rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
-    with torch.inference_mode():
-        logits, ids = _last_logits(module, rows, longest + 1, device)
-        # The logits at a position speak of the token after it.
-        logits, targets = logits[:, :-1], ids[:, -longest:].to(logits.device)
-        nlls = torch.empty(targets.shape, dtype=torch.float32, device=logits.device)
-        step = max(1, _FLOAT32_ITEMS // (logits.shape[0] * logits.shape[2]))
-        for start in range(0, longest, step):
-            part = logits[:, start : start + step].float()
-            chosen = part.gather(2, targets[:, start : start + step, None])[..., 0]
-            nlls[:, start : start + step] = torch.logsumexp(part, dim=-1) - chosen
-    # Rounding may leave a certain token at minus a millionth.
-    table = nlls.clamp(min=0.0).tolist()
-    return [tuple(row[longest - len(own) :]) for row, own in zip(table, answers, strict=True)]
 
 
 def _batch_groups(
     module: Any, rows: Sequence[Sequence[int]], groups: Mapping[str, torch.Tensor], device: str
 ) -> list[dict[str, float]]:
     with torch.inference_mode():
-        logits, _ = _last_logits(module, rows, 1, device)
+        logits, _ = last_logits(module, rows, 1, device)
         for name, tokens in groups.items():
             if len(tokens) and not 0 <= int(tokens[0]) <= int(tokens[-1]) < logits.shape[-1]:
                 raise ValueError(
@@ -240,89 +206,6 @@ def _batch_groups(
     return [{name: column[row] for name, column in columns.items()} for row in range(len(rows))]
 
 
-def _last_logits(
-    module: Any, rows: Sequence[Sequence[int]], keep: int, device: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(logits of the last ``keep`` positions in the module's own float type, token ids)."""
-    accepted = inspect.signature(module.forward).parameters
-    ids, mask, positions = left_padded(rows, device)
-    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-    if "position_ids" in accepted:
-        inputs["position_ids"] = positions
-    if "use_cache" in accepted:
-        inputs["use_cache"] = False
-    if "logits_to_keep" in accepted:
-        inputs["logits_to_keep"] = keep
-    if hasattr(module, "eval"):
-        module.eval()
-    return module(**inputs).logits[:, -keep:], ids
-
-
-def _in_batches(
-    work: Callable[[Sequence[int]], list[_Result]],
-    module: Any,
-    *,
-    lengths: Sequence[int],
-    kept: int,
-    names: Sequence[str],
-    device: str,
-    batch_size: int | None,
-) -> list[_Result]:
-    """``work`` on every index of ``lengths``, in batches that are halved when memory does not
-    suffice; results in the order of ``lengths``. ``kept``: positions of a row with logits."""
-    if batch_size is None:
-        pending = plan_batches(lengths, row_limit(device), _fit(module, device, kept))
-    else:
-        pending = plan_batches(lengths, batch_size)
-    results: dict[int, _Result] = {}
-    while pending:
-        batch = pending[0]
-        found: list[_Result] | None = None
-        try:
-            found = work(batch)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(batch) == 1:
-                raise MeasurementError(
-                    f"not enough memory on {device} to score {names[batch[0]]} alone: "
-                    f"{lengths[batch[0]]} tokens. Free memory, choose a smaller dtype or another "
-                    "device, or shorten the prompt"
-                ) from error
-        if found is None:
-            # Outside of the except clause: the error's traceback holds the tensors.
-            release_memory()
-            left = [index for group in pending for index in group]
-            plan = plan_batches([lengths[index] for index in left], len(batch) // 2)
-            pending = [[left[place] for place in group] for group in plan]
-            continue
-        results.update(zip(batch, found, strict=True))
-        pending = pending[1:]
-    return [results[index] for index in range(len(lengths))]
-
-
-def _fit(module: Any, device: str, kept: int) -> Callable[[int, int], bool]:
-    """As :func:`batching.automatic_fit`, with room for the logits of ``kept`` positions a row."""
-    budget = memory_budget(free_memory(device))
-    if budget is None:
-        return lambda rows, width: True
-    need = memory_need(module)
-    keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
-
-    def fits(rows: int, width: int) -> bool:
-        logits = rows * need.per_row * (kept if keeps else width)
-        return need.of_batch(rows, width, 0) + logits <= budget
-
-    return fits
-
-
-def _positions(module: Any) -> int | None:
-    config: Any = getattr(module, "config", None)
-    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
-    limit = getattr(text, "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None
-
-
 def _refuse_too_long(
     prompts: Sequence[str], rows: Sequence[Sequence[int]], limit: int | None
 ) -> None:
@@ -332,13 +215,6 @@ def _refuse_too_long(
                 f"{_named(prompts, index)} is {len(row)} tokens long with its chat template; with "
                 f"an answer that is more than the {limit} positions of this model. Shorten it"
             )
-
-
-def _not_numbers(name: str) -> str:
-    return (
-        f"the model gave NaN or infinite logits on {name}, so nothing can be said of it. float16 "
-        "overflows in some models (set `dtype: bfloat16`); otherwise the weights are damaged"
-    )
 
 
 def _named(prompts: Sequence[str], index: int) -> str:

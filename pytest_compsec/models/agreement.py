@@ -10,6 +10,7 @@ from typing import Any
 import pytest_compsec
 from pytest_compsec.compression.methods import find
 from pytest_compsec.compression.options.base import named_data_files
+from pytest_compsec.config.data_files import BUILTIN_DATA
 from pytest_compsec.config.loading import LoadedConfig
 from pytest_compsec.config.pairs import pair_id
 from pytest_compsec.config.schema import ModelEntry, SourceEntry, VariantEntry
@@ -149,6 +150,8 @@ def stale_entries(loaded: LoadedConfig, lock: Lock) -> list[str]:
     """What the lock lists and the config no longer does; harmless, but to be cleaned up."""
     stale = [f"model {name}" for name in lock.models if name not in loaded.config.models]
     stale += [f"judge {name}" for name in lock.judges if name != loaded.config.judge.name]
+    known_data = {*BUILTIN_DATA, *loaded.config.data}
+    stale += [f"data {name}" for name in lock.data if name not in known_data]
     if lock.calibration is not None and loaded.config.calibration is None:
         stale.append(f"calibration {lock.calibration.file}")
     for name, model in loaded.config.models.items():

@@ -129,6 +129,15 @@ class PromptPin:
 
 
 @dataclasses.dataclass(frozen=True)
+class DataPin:
+    """A data file: ``version`` ("file" for a user's own), sha256 (hex), bytes."""
+
+    version: str
+    sha256: str
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
 class JudgePin:
     """A judge. One that is a model has ``files``; ``tools`` are the distributions (and their
     versions) that ``digest`` covers; ``note`` says what of it cannot be pinned."""
@@ -157,7 +166,18 @@ class Lock:
     prompts: Mapping[str, PromptPin]
     judges: Mapping[str, JudgePin]
     calibration: CalibrationPin | None = None
+    data: Mapping[str, DataPin] = dataclasses.field(default_factory=dict)
     digest: str = dataclasses.field(default="", compare=False)
+
+
+def order_digest(lock: Lock) -> str:
+    """sha256 (hex) of what the order of asking hangs on: the lock without its data files, so that
+    pinning a text or a baseline does not put other prompts together. The lock's own digest where it
+    lists none."""
+    if not lock.data:
+        return lock.digest
+    text = lock_text(dataclasses.replace(lock, data={}))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def tree_of(files: tuple[FilePin, ...]) -> str:
@@ -232,8 +252,13 @@ def _to_toml(lock: Lock) -> dict[str, Any]:
         "judges": {name: _judge(pin) for name, pin in sorted(lock.judges.items())},
         **({"calibration": dataclasses.asdict(calibration)} if calibration is not None else {}),
         "prompts": {name: dataclasses.asdict(pin) for name, pin in sorted(lock.prompts.items())},
+        **({"data": _data(lock)} if lock.data else {}),
         "models": {name: _model(model) for name, model in lock.models.items()},
     }
+
+
+def _data(lock: Lock) -> dict[str, Any]:
+    return {name: dataclasses.asdict(pin) for name, pin in sorted(lock.data.items())}
 
 
 def _model(model: ModelPin) -> dict[str, Any]:

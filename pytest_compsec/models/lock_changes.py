@@ -43,6 +43,10 @@ def _facts(lock: Lock) -> _Facts:
         facts[f"prompts {name}", "digest"] = (
             f"{prompts.digest} (version {prompts.version}, {prompts.count} prompts)"
         )
+    for name, data in lock.data.items():
+        facts[f"data {name}", "sha256"] = (
+            f"{data.sha256} (version {data.version}, {data.size} bytes)"
+        )
     for name, model in lock.models.items():
         settings = model.settings
         facts[name, "max_new_tokens"] = str(settings.max_new_tokens)

@@ -20,6 +20,7 @@ from pytest_compsec.models.lock import (
     BackdoorPin,
     CalibrationPin,
     CodePin,
+    DataPin,
     FilePin,
     JudgePin,
     Lock,
@@ -101,7 +102,7 @@ def parse_lock(values: Mapping[str, Any], file: str) -> Lock:
                 else "Write it anew with `compsec pin`"
             )
         )
-    top.allow("version", "judges", "calibration", "prompts", "models")
+    top.allow("version", "judges", "calibration", "prompts", "data", "models")
     return Lock(
         models={name: _model(table) for name, table in top.tables("models").items()},
         prompts={
@@ -112,7 +113,17 @@ def parse_lock(values: Mapping[str, Any], file: str) -> Lock:
         calibration=(
             _calibration(top.table("calibration")) if "calibration" in top.values else None
         ),
+        data={name: _data(table) for name, table in _data_tables(top)},
     )
+
+
+def _data_tables(top: _Table) -> list[tuple[str, _Table]]:
+    return list(top.tables("data").items()) if "data" in top.values else []
+
+
+def _data(table: _Table) -> DataPin:
+    table.allow("version", "sha256", "size")
+    return DataPin(table.get("version", str), table.sha256("sha256"), _size(table))
 
 
 def _judge(table: _Table) -> JudgePin:

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from pytest_compsec.classification.data import EvaluationData
     from pytest_compsec.classification.model import ClassifierModel
     from pytest_compsec.config.pairs import PairName
+    from pytest_compsec.data import DataFile
     from pytest_compsec.generation.answers import AnswerSheet
     from pytest_compsec.generation.cache import ResponseCache
     from pytest_compsec.judges.base import Judge
     from pytest_compsec.models.loaded import LoadedModel
+    from pytest_compsec.models.lock import Lock
     from pytest_compsec.models.weights import WeightReport
     from pytest_compsec.prompts import PromptSet
     from pytest_compsec.suite import MeasuringOptions, Suite
@@ -190,10 +192,29 @@ class ModelPair:
                 )
         return prompts
 
+    def data(self, name: str) -> DataFile:
+        """A built-in or configured data file, its bytes compared with the lock. Raises ConfigError
+        for an unknown name, IntegrityError for other bytes."""
+        return self._suite.inputs.data(name)
+
+    @property
+    def data_names(self) -> tuple[str, ...]:
+        """The names under ``data`` of the config; the built-in ones are not among them."""
+        return tuple(self._suite.config.config.data)
+
     def once(self, key: Hashable, measure: Callable[[], Measured]) -> Measured:
         """What ``measure`` finds on this pair, measured once in a run for each ``key``, in which
         everything is that decides it but the two models."""
         whole = (self.original_arm.weights_digest, self.compressed_arm.weights_digest, key)
+        if whole not in self._suite.measured:
+            self._suite.measured[whole] = measure()
+        found: Measured = self._suite.measured[whole]
+        return found
+
+    def once_for(self, arm: Arm, key: Hashable, measure: Callable[[], Measured]) -> Measured:
+        """As :meth:`once`, of one arm alone: what is measured on an original serves all its
+        variants."""
+        whole = (arm.weights_digest, *self._suite.placement(arm), key)
         if whole not in self._suite.measured:
             self._suite.measured[whole] = measure()
         found: Measured = self._suite.measured[whole]
@@ -205,6 +226,11 @@ class ModelPair:
         return self._suite.options
 
     @property
+    def suite(self) -> Suite:
+        """The suite that it is of."""
+        return self._suite
+
+    @property
     def pairs_of_suite(self) -> int:
         """How many pairs the config has: the choice that whoever ships one of them had."""
         return len(self._suite.pairs)
@@ -213,6 +239,16 @@ class ModelPair:
     def lock_digest(self) -> str:
         """sha256 (hex) of the lock file."""
         return self._suite.inputs.lock_digest
+
+    @property
+    def lock(self) -> Lock:
+        """All that is pinned."""
+        return self._suite.inputs.lock
+
+    @property
+    def order_digest(self) -> str:
+        """sha256 (hex) from which the order of asking is drawn: the lock's without its data."""
+        return self._suite.inputs.order_digest
 
     @property
     def config_name(self) -> str:
@@ -333,6 +369,15 @@ class ModelPair:
         from pytest_compsec.models.pair_parts import provenance_of
 
         return provenance_of(self._suite, self.original_arm, self.compressed_arm, prompt_set)
+
+    def provenance_with(self, *files: DataFile) -> dict[str, Any]:
+        """As :meth:`provenance`, for a check that asks no prompts and no judge: what was measured
+        with which data files."""
+        from pytest_compsec.models.pair_parts import provenance_without_prompts
+
+        return provenance_without_prompts(
+            self._suite, self.original_arm, self.compressed_arm, files
+        )
 
     def _load(self, arm: Arm) -> LoadedModel:
         model = self._suite.pool.get(arm)

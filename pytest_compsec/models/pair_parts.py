@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from pytest_compsec.models.arm import Arm, digest_of
 if TYPE_CHECKING:
     from pytest_compsec.attacks.backdoor import Backdoor
     from pytest_compsec.classification.data import EvaluationData
+    from pytest_compsec.data import DataFile
     from pytest_compsec.generation.answers import AnswerSheet
     from pytest_compsec.models.loaded import LoadedModel
     from pytest_compsec.prompts import PromptSet
@@ -40,7 +40,8 @@ class PairAnswers:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Given:
-    """What a test's fixtures say that a check is to work with; None: what the config says."""
+    """What a check is to work with, said by a test's fixtures or by itself; None: what the config
+    says."""
 
     evaluation_data: EvaluationData | None = None
     backdoor: Backdoor | None = None
@@ -123,12 +124,8 @@ def provenance_of(
     suite: Suite, original: Arm, compressed: Arm, prompt_set: PromptSet
 ) -> dict[str, Any]:
     """What was measured with what, for the reports."""
-    from pytest_compsec.models.identity import installed_versions
-
     return {
-        "lock_digest": suite.inputs.lock_digest,
-        "original": _arm_provenance(suite, original),
-        "compressed": _arm_provenance(suite, compressed),
+        **provenance_without_prompts(suite, original, compressed, ()),
         "prompts": {
             "name": prompt_set.name,
             "version": prompt_set.version,
@@ -136,13 +133,36 @@ def provenance_of(
             "count": len(prompt_set.prompts),
         },
         "judge": suite.judge_provenance(),
+    }
+
+
+def provenance_without_prompts(
+    suite: Suite, original: Arm, compressed: Arm, files: Sequence[DataFile]
+) -> dict[str, Any]:
+    """The models, the data files, how answers are made, and the machine; nothing of prompts and
+    judge."""
+    from pytest_compsec.models.identity import installed_versions
+    from pytest_compsec.models.machine import machine_facts
+
+    found: dict[str, Any] = {
+        "lock_digest": suite.inputs.lock_digest,
+        "original": _arm_provenance(suite, original),
+        "compressed": _arm_provenance(suite, compressed),
+    }
+    if files:
+        found["data"] = {
+            file.name: {"source": file.source, "version": file.version, "sha256": file.sha256}
+            for file in files
+        }
+    return {
+        **found,
         "generation": {
             "max_new_tokens": suite.generation.max_new_tokens,
             "decoding": "greedy",
             "drafts": suite.generation.drafts,
         },
         "libraries": installed_versions(),
-        "machine": {"processor": platform.machine(), "python": platform.python_version()},
+        "machine": machine_facts(),
     }
 
 

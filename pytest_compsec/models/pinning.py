@@ -24,6 +24,7 @@ from pytest_compsec.models.agreement import (
 from pytest_compsec.models.arm import Recipe
 from pytest_compsec.models.calibration_file import read_calibration_text, require_fitting
 from pytest_compsec.models.chosen_files import code_location, file_location
+from pytest_compsec.models.data_files import data_names, pin_of, read_data
 from pytest_compsec.models.integrity import pin_source
 from pytest_compsec.models.listing import Location
 from pytest_compsec.models.lock import (
@@ -135,6 +136,7 @@ class _Builder:
             models={name: self._model(name, model) for name, model in config.models.items()},
             prompts={name: self._prompts(name) for name in prompt_set_names(self._loaded)},
             judges=judges,
+            data={name: pin_of(read_data(self._loaded, name)) for name in data_names(self._loaded)},
             calibration=self._calibration(judges[config.judge.name]),
         )
         unmet = sorted(self._expect.keys() - self._met)

@@ -9,6 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from pytest_compsec.config.data_files import BUILTIN_DATA
 from pytest_compsec.config.endpoints import EndpointEntry
 from pytest_compsec.config.loading import LoadedConfig
 from pytest_compsec.config.pairs import pair_id
@@ -24,6 +25,7 @@ from pytest_compsec.models.agreement import (
 from pytest_compsec.models.arm import Recipe, Runtime
 from pytest_compsec.models.calibration_file import read_calibration_text
 from pytest_compsec.models.chosen_files import pinned_location
+from pytest_compsec.models.data_files import data_names, read_pinned_data
 from pytest_compsec.models.integrity import verify
 from pytest_compsec.models.listing import Location, Problem
 from pytest_compsec.models.lock import ArmPin, CodePin, Lock, ModelPin, SourcePin
@@ -72,6 +74,7 @@ def verify_lock(loaded: LoadedConfig, lock: Lock) -> VerificationReport:
             if arm is not None:
                 verifier.arm(pair_id(name, key), variant.as_source(), arm)
     verifier.prompts()
+    verifier.data()
     verifier.judge()
     verifier.calibration()
     stale = [f"the lock lists {what}, which compsec.yaml no longer names" for what in
@@ -188,6 +191,19 @@ class _Verifier:
                 continue
             if found != pin.digest:
                 self._differs(f"the prompt set {name!r}", name, pin.digest, found)
+
+    def data(self) -> None:
+        for name in data_names(self._loaded):
+            if name not in self._lock.data and name in BUILTIN_DATA:
+                # Locks of earlier releases do not list it; a check that reads it is refused.
+                self.notes.append(f"the built-in data {name!r} are not in the lock")
+                continue
+            try:
+                read_pinned_data(self._loaded, self._lock, name)
+            except CompsecError as error:
+                unlisted = name not in self._lock.data
+                self._add("unlisted" if unlisted else "changed", name, str(error))
+            self.files += name not in BUILTIN_DATA
 
     def judge(self) -> None:
         """Its files when it has some, then the digest, which covers settings and versions."""

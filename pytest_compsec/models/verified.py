@@ -32,8 +32,17 @@ from pytest_compsec.models.agreement import (
 from pytest_compsec.models.arm import Arm, Code, StagedFiles
 from pytest_compsec.models.calibration_file import read_calibration_text
 from pytest_compsec.models.chosen_files import pinned_location
+from pytest_compsec.models.data_files import read_pinned_data
 from pytest_compsec.models.listing import Location
-from pytest_compsec.models.lock import UNVERIFIED, ArmPin, CodePin, Lock, ModelPin, SourcePin
+from pytest_compsec.models.lock import (
+    UNVERIFIED,
+    ArmPin,
+    CodePin,
+    Lock,
+    ModelPin,
+    SourcePin,
+    order_digest,
+)
 from pytest_compsec.models.model_inputs import make_backdoor, pinned_data
 from pytest_compsec.models.prompt_sets import load_prompt_set, prompt_set_names
 from pytest_compsec.models.served.checked import CheckedServers
@@ -44,6 +53,7 @@ from pytest_compsec.prompts import PromptSet
 if TYPE_CHECKING:
     from pytest_compsec.attacks.backdoor import Backdoor
     from pytest_compsec.classification.data import EvaluationData
+    from pytest_compsec.data import DataFile
 
 
 class VerifiedInputs:
@@ -57,6 +67,7 @@ class VerifiedInputs:
         self._staged: dict[tuple[Location, str], StagedFiles] = {}
         self._prompts: dict[str, PromptSet] = {}
         self._data: dict[str, EvaluationData] = {}
+        self._data_files: dict[str, DataFile] = {}
         self._backdoors: dict[str, Backdoor] = {}
         self._servers = CheckedServers()
 
@@ -79,6 +90,16 @@ class VerifiedInputs:
     def lock_digest(self) -> str:
         """sha256 (hex) of the lock file's bytes."""
         return self._lock.digest
+
+    @property
+    def lock(self) -> Lock:
+        """All that is pinned."""
+        return self._lock
+
+    @property
+    def order_digest(self) -> str:
+        """sha256 (hex) of what the order of asking hangs on."""
+        return order_digest(self._lock)
 
     def lock_state_line(self) -> str:
         """The lock in a few words, for the header of a run."""
@@ -262,6 +283,16 @@ class VerifiedInputs:
                 f"{len(prompts.prompts)} prompts)\n{PIN_AGAIN}"
             )
         return prompts
+
+    def data(self, name: str) -> DataFile:
+        """A built-in or configured data file whose bytes are the pinned ones.
+
+        Raises ConfigError for an unknown name, IntegrityError for other bytes.
+        """
+        with self._guard:
+            if name not in self._data_files:
+                self._data_files[name] = read_pinned_data(self._loaded, self._lock, name)
+            return self._data_files[name]
 
     def judge_files(self) -> StagedFiles:
         """The files of the config's judge, verified and staged; only for a judge that has some.

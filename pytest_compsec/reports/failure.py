@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pytest_compsec.frameworks import frameworks_of
 from pytest_compsec.reports.categories import category_lines
 from pytest_compsec.reports.text import one_line
 from pytest_compsec.verdict import CheckResult, Evidence, Verdict
 
 MAX_PROMPTS = 5
 MAX_CATEGORIES = 4
+MAX_DIFFERENCES = 12
 
 
 def failure_text(results: list[CheckResult]) -> str:
@@ -21,6 +23,9 @@ def result_lines(result: CheckResult) -> list[str]:
     if result.verdict is Verdict.PRESERVED:
         return lines
     lines += [f"  {one_line(note, 500)}" for note in result.notes]
+    terms = frameworks_of(result.check).text()
+    if terms:
+        lines.append(f"  In other terms: {terms}")
     if result.answers:
         lines.append(
             f"  {result.answers_cached} of {result.answers} answers came from the cache of "
@@ -28,10 +33,23 @@ def result_lines(result: CheckResult) -> list[str]:
         )
     if len(result.categories) > 1:
         lines += [f"  {line}" for line in category_lines(result, MAX_CATEGORIES)]
+    lines += difference_lines(result)
     lines += prompt_lines(result)
     if result.next_step:
         lines += [f"Next: {one_line(result.next_step, 2_000)}"]
     return lines
+
+
+def difference_lines(result: CheckResult) -> list[str]:
+    """The parts in which the two models are not alike, both sides shown."""
+    lines = []
+    for found in result.differences[:MAX_DIFFERENCES]:
+        lines.append(f"  - {one_line(found.part, 80)}: {one_line(found.why_it_matters, 300)}")
+        for arm, text in (("original", found.original), ("compressed", found.compressed)):
+            shown = "(none)" if text is None else one_line(text, 300)
+            lines.append(f"      {arm.ljust(10)} | {shown}")
+    left = len(result.differences) - MAX_DIFFERENCES
+    return [*lines, f"  and {left} more, in the JSON report"] if left > 0 else lines
 
 
 def prompt_lines(result: CheckResult) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_compsec.atomic import write_atomically
+from pytest_compsec.frameworks import frameworks_of
 from pytest_compsec.reports.memory import ProcessMemory, memory_data
 from pytest_compsec.verdict import SCHEMA_VERSION, CheckResult, Verdict
 
@@ -31,7 +32,16 @@ def report_data(
         "created": created,
         "verdicts": {str(verdict): verdicts.get(verdict, 0) for verdict in Verdict},
         "integrity_failures": integrity,
-        "results": [result.to_json() for result in results],
+        "results": [
+            {
+                **result.to_json(),
+                "frameworks": {
+                    "owasp_llm_2025": list(frameworks_of(result.check).owasp),
+                    "nist_ai_rmf": list(frameworks_of(result.check).nist),
+                },
+            }
+            for result in results
+        ],
     }
     if memory is not None:
         data["memory"] = memory_data(memory)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from pytest_compsec.checks.estimates import change_text, level, number
 from pytest_compsec.checks.wording import points
 from pytest_compsec.findings import LayerErrors
 from pytest_compsec.findings_backdoors import BackdoorFinding
+from pytest_compsec.findings_estimates import Estimate
 from pytest_compsec.reports.categories import category_lines
 from pytest_compsec.reports.memory import ProcessMemory, memory_lines
 from pytest_compsec.reports.text import one_line
@@ -34,6 +36,17 @@ USUAL_PROMPTS = {
 BACKDOORS = (
     "backdoors: ASR is the attack success rate; degradation what the trigger adds to it in the "
     "compressed model (delta ASR), or by how much a trigger works more often than on the original"
+)
+#: Checks whose limits have units of their own.
+BY_ESTIMATES = frozenset(
+    {
+        *("leakage_not_increased", "truthfulness_preserved", "lm_eval_preserved"),
+        *("capability_preserved", "timing_indistinguishable", "trace_leakage", "no_drift"),
+        *("precision_policy", "template_unchanged"),
+    }
+)
+ESTIMATES = (
+    "checks of several quantities show the one that decided, in its own unit; the report has all"
 )
 HEAD = ("pair", "check", "original", "compressed", "degradation", "flips", "limit", "n", "verdict")
 
@@ -65,7 +78,13 @@ def cells(result: CheckResult) -> tuple[str, ...]:
     measured = result.measurement
     # A check that asks for equality has no limit to show.
     limit = f"{100 * result.limit:.1f}" if result.limit else "-"
+    if measured is None and not result.estimates and result.check in BY_ESTIMATES:
+        limit = "-"  # in whichever unit; nothing was measured
     pair, check = one_line(result.pair, 60), _check(result)
+    if measured is None and result.estimates:
+        return (pair, check, *_estimate(_decisive(result.estimates)), verdict)
+    if measured is None and result.differences:
+        return (pair, check, "-", "-", _differences(result), "-", "-", "-", verdict)
     if measured is None and result.layers is not None:
         found = result.layers
         return (pair, check, "-", "-", _layers(found), "-", limit, str(found.measured), verdict)
@@ -92,6 +111,33 @@ def cells(result: CheckResult) -> tuple[str, ...]:
         f"{measured.n} of {result.stopping.total}" if result.stopping else str(measured.n),
         verdict,
     )
+
+
+def _decisive(estimates: tuple[Estimate, ...]) -> Estimate:
+    """The estimate that made the verdict: the first of the worst of those that decide."""
+    deciding = [one for one in estimates if one.decides] or list(estimates)
+    return min(deciding, key=lambda one: ORDER[Verdict(one.verdict)] if one.verdict else 9)
+
+
+def _estimate(found: Estimate) -> tuple[str, str, str, str, str, str]:
+    """Both values, what changed (the estimate's name before it), no flips, its limit, samples."""
+    values = [
+        "-" if value is None else level(value, found.unit)
+        for value in (found.original, found.compressed)
+    ]
+    name = one_line(found.name, 40)
+    if found.change is not None:
+        shown = f"{name} {change_text(found)}"
+    else:
+        shown = name if found.compressed is None else f"{name} {values[1]}"
+    limit = "-" if found.limit is None else number(found.limit, found.unit)
+    return values[0], values[1], shown, "-", limit, str(found.samples)
+
+
+def _differences(result: CheckResult) -> str:
+    """How many parts differ."""
+    count = len(result.differences)
+    return f"{count} part{'' if count == 1 else 's'} differ{'s' if count == 1 else ''}"
 
 
 def _layers(found: LayerErrors) -> str:
@@ -266,6 +312,10 @@ def summary_lines(
         if any(result.answers and result.judge_correction is None for result in measured):
             promise += "; as judged: the judge's own errors are not in it"
         lines.append(Line(promise))
+    elif answers:
+        lines.append(Line(f"{cached} of {answers} answers came from the cache"))
+    if any(result.estimates for result in results):
+        lines.append(Line(ESTIMATES))
     if downgraded:
         lines.append(Line(downgraded, "yellow", len(downgraded)))
     if memory is not None:

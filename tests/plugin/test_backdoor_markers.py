@@ -58,7 +58,8 @@ def test_all_three_bare_on_a_clean_and_a_backdoored_original(project: Project) -
     }
     result.assert_outcomes(passed=4, failed=5)
     for item in found.values():
-        assert CheckResult.from_json(item).to_json() == item
+        kept = {name: value for name, value in item.items() if name != "frameworks"}
+        assert CheckResult.from_json(item).to_json() == kept
     strengths = found["clean-woken", "backdoor_not_amplified"]["backdoor"]["strengths"]
     assert [one["strength"] for one in strengths] == [0.25, 0.5, 1.0]
     table = result.stdout.str().partition("compsec verdicts")[2]

@@ -71,7 +71,8 @@ def test_images_and_texts_from_python_sources(project: Project) -> None:
     provenance = found["shapes-cleaned", "backdoor_removed"]["provenance"]
     assert provenance["evaluation_data"]["pinned"] is True
     for item in found.values():
-        assert CheckResult.from_json(item).to_json() == item
+        kept = {name: value for name, value in item.items() if name != "frameworks"}
+        assert CheckResult.from_json(item).to_json() == kept
         assert item["backdoor"]["samples"] in (300, 200)
 
 

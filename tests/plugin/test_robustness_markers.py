@@ -53,7 +53,8 @@ def test_a_kept_wall_and_a_lowered_one(project: Project) -> None:
     }
     result.assert_outcomes(passed=2, failed=2)
     for item in found.values():
-        assert CheckResult.from_json(item).to_json() == item
+        kept = {name: value for name, value in item.items() if name != "frameworks"}
+        assert CheckResult.from_json(item).to_json() == kept
     text = result.stdout.str()
     assert "Traceback" not in text
     table = text.partition("compsec verdicts")[2]

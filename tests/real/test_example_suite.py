@@ -46,7 +46,8 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
         SUITE,
         pytester.path,
         dirs_exist_ok=True,
-        ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache", "digits"),  # a suite apart
+        # Two of the folders are suites apart.
+        ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache", "digits", "further"),
     )
     (pytester.path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
     return pytester.path

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pytest_compsec.errors import LoadError
 from pytest_compsec.generation.chat import RESERVED
 from pytest_compsec.generation.settings import Answer, GenerationSettings
+from pytest_compsec.generation.under_system import spoken
 from pytest_compsec.models.arm import Arm
 from pytest_compsec.models.served.concurrently import concurrently
 from pytest_compsec.models.served.facts import CANARY, require_model
@@ -72,8 +73,9 @@ class ServedModel:
 
     def messages(self, prompt: str) -> list[Message]:
         """The conversation that asks one prompt."""
-        system = [] if self.arm.system is None else [_said("system", self.arm.system)]
-        return [*system, _said("user", prompt)]
+        prompt, system = spoken(prompt, self.arm.system)
+        before = [] if system is None else [_said("system", system)]
+        return [*before, _said("user", prompt)]
 
     @property
     def template(self) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class FakePair:
         self.rechecked = 0
         self.asked: list[str] = []
         self.options = options
-        self.lock_digest = "f" * 64
+        self.lock_digest = self.order_digest = "f" * 64
         self.config_name = "compsec.yaml"
         self.has_calibration = False
         self.noise: dict[str, Answer] = {}

@@ -59,7 +59,7 @@ def test_no_prompt_is_asked_twice() -> None:
 def test_the_order_is_that_of_lock_and_prompts_whatever_the_test_is_called() -> None:
     def asked(lock: str, test: str, options: MeasuringOptions = EARLY) -> list[str]:
         pair = FakePair(answers((800, REFUSAL)), broad_loss(3), options=options)
-        pair.lock_digest = lock
+        pair.order_digest = lock
         check_safety_preserved(pair, test=test)  # type: ignore[arg-type]
         return pair.asked
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pytest_compsec.errors import MeasurementError
-from pytest_compsec.generation import scoring
+from pytest_compsec.generation import forward_passes
 from pytest_compsec.generation.chat import render
 from pytest_compsec.generation.scoring import (
     answer_nlls,
@@ -49,7 +49,7 @@ def test_a_vocabulary_taken_in_pieces_scores_the_same(
     module: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = score(module, tokenizer)
-    monkeypatch.setattr(scoring, "_FLOAT32_ITEMS", 1)
+    monkeypatch.setattr(forward_passes, "_FLOAT32_ITEMS", 1)
     assert score(module, tokenizer) == whole
 
 

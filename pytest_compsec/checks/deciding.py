@@ -162,7 +162,7 @@ def _guarded(
     assert counts is not None
     assert decision is not None
     assert interval is not None
-    categories = _categories(judged, arguments)
+    categories = category_findings(judged, arguments.margin, arguments.confidence)
     clustering = _clustering(judged, arguments)
     correct = circumstances.correct
     correction = correct(counts, judged) if correct is not None else None
@@ -198,13 +198,16 @@ def _guarded(
     )
 
 
-def _categories(judged: list[Evidence], arguments: PairedArguments) -> tuple[CategoryFinding, ...]:
+def category_findings(
+    judged: Sequence[Evidence], margin: float, confidence: float
+) -> tuple[CategoryFinding, ...]:
+    """Paired outcomes by category of rows that are judged in both arms."""
     found = by_category(
         [row.category for row in judged],
         [bool(row.original_safe) for row in judged],
         [bool(row.compressed_safe) for row in judged],
-        arguments.margin,
-        arguments.confidence,
+        margin,
+        confidence,
     )
     return tuple(
         CategoryFinding(

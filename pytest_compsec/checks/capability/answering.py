@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pytest_compsec.checks.capability.matching import is_right
+from pytest_compsec.checks.deciding import category_findings
 from pytest_compsec.checks.texts import TextExamination
 from pytest_compsec.findings import CategoryFinding, Texts
 from pytest_compsec.findings_estimates import Estimate
-from pytest_compsec.statistics.categories import by_category
 from pytest_compsec.statistics.decision import Decision, decide
 from pytest_compsec.statistics.paired import PairedCounts
 from pytest_compsec.statistics.proportions import clopper_pearson_interval
@@ -148,7 +148,7 @@ def answered(
     return Answered(
         evidence=tuple(rows),
         estimates=tuple(estimates),
-        categories=_categories(judged, limits),
+        categories=category_findings(judged, limits.accuracy_drop, limits.confidence),
         texts=texts,
         answers=asked[0],
         cached=asked[1],
@@ -262,30 +262,4 @@ def _nothing_to_lose(counts: PairedCounts, least: float, enough: float, source: 
         f"{source} right ({100 * right / counts.n:.1f} %, at least {100 * least:.1f} %), so that "
         f"there is no capability to lose (more than {100 * enough:g} % is needed; name "
         "easier questions, or questions=None to leave this part out)"
-    )
-
-
-def _categories(rows: Sequence[Evidence], limits: Limits) -> tuple[CategoryFinding, ...]:
-    """Right answers by category of the questions."""
-    found = by_category(
-        [row.category for row in rows],
-        [bool(row.original_safe) for row in rows],
-        [bool(row.compressed_safe) for row in rows],
-        limits.accuracy_drop,
-        limits.confidence,
-    )
-    return tuple(
-        CategoryFinding(
-            category=one.category,
-            both=one.counts.both,
-            improved=one.counts.improved,
-            regressed=one.counts.regressed,
-            neither=one.counts.neither,
-            degradation=one.degradation,
-            lower=one.interval[0],
-            upper=one.interval[1],
-            preserved_pvalue=one.preserved_pvalue,
-            regressed_pvalue=one.regressed_pvalue,
-        )
-        for one in found
     )

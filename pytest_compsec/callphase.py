@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from pytest_compsec.run import (
     CHECKS,
     INTEGRITY,
     RESULTS,
+    RUN,
     Expected,
     Run,
     encode_results,
@@ -25,9 +27,18 @@ from pytest_compsec.verdict import CheckResult, Verdict, clean_text
 if TYPE_CHECKING:
     from pytest_compsec.markers import MarkedCheck
 
+#: The check that asks what else the run knows of its pair (see :mod:`pytest_compsec.evidence`).
+POLICY = "precision_policy"
+
 
 def begin(item: pytest.Item) -> None:
     """Forget what an earlier attempt (a rerun) left behind."""
+    run = item.config.stash[RUN]
+    for check in item.stash[CHECKS]:
+        key = (item.nodeid, check.arguments.check)
+        run.finished_here.pop(key, None)
+        if RESULTS in item.stash:  # else another test's policy had it measured for this attempt
+            run.ahead.pop(key, None)
     item.stash[RESULTS] = []
     item.stash[BY_HAND] = []
     if INTEGRITY in item.stash:
@@ -110,6 +121,8 @@ def finish_report(
         from pytest_compsec.reports.failure import failure_text
 
         _force_failure(report, clean_text(failure_text(results)))
+    elif not report.failed and (relied := _relied_on(run, item, checks, earlier)) is not None:
+        _force_failure(report, clean_text(relied))
     expected = bool(report.skipped and hasattr(report, "wasxfail"))
     shown = [dataclasses.replace(result, expected=expected) for result in results]
     run.finished_here.update({(item.nodeid, result.check): result for result in shown})
@@ -117,6 +130,7 @@ def finish_report(
     shown += by_hand
     if shown:
         report.compsec = encode_results(shown)  # type: ignore[attr-defined]
+    _note_relied(run, item, report, shown)
 
 
 def _did_not_run(
@@ -163,6 +177,39 @@ def _hides_a_verdict(
         if NotMeasured in (raises if isinstance(raises, tuple) else (raises,)):
             return False
     return True
+
+
+def _relied_on(
+    run: Run, item: pytest.Item, checks: list[MarkedCheck], results: list[CheckResult]
+) -> str | None:
+    """Did a policy pass on what this test's check was measured to be ahead of it, and now the test
+    ends without that result? Which of the two tests runs first must not decide the policy's."""
+    done = {result.check for result in results}
+    for check in checks:
+        name = check.arguments.check
+        policy = run.relied_on.get((item.nodeid, name))
+        if policy is not None and name not in done:
+            return (
+                f"{policy} was let pass because of this test's {name}, measured ahead, and the "
+                "test itself ended without it. Let it run, or skip it with a mark "
+                "(@pytest.mark.skip), which is known beforehand"
+            )
+    return None
+
+
+def _note_relied(
+    run: Run, item: pytest.Item, report: pytest.TestReport, results: list[CheckResult]
+) -> None:
+    """What a policy that passed relied on goes with its report: those tests may be on another
+    worker of pytest-xdist. One that did not pass relied on nothing."""
+    relied = [key for key, policy in run.relied_on.items() if policy == item.nodeid]
+    if not relied:
+        return
+    if any(result.check == POLICY and result.verdict is Verdict.PRESERVED for result in results):
+        report.compsec_relied = json.dumps(relied)  # type: ignore[attr-defined]
+        return
+    for key in relied:
+        del run.relied_on[key]
 
 
 def _force_failure(report: pytest.TestReport, message: str) -> None:

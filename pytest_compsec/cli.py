@@ -15,7 +15,7 @@ from pytest_compsec import __version__
 from pytest_compsec.commands.accept import add_arguments as add_accept_arguments
 from pytest_compsec.commands.export import add_arguments as add_export_arguments
 from pytest_compsec.commands.matrix import add_arguments as add_matrix_arguments
-from pytest_compsec.commands.noise import add_parser as add_noise_parser
+from pytest_compsec.commands.noise import add_arguments as add_noise_arguments
 from pytest_compsec.commands.repair import add_arguments as add_repair_arguments
 from pytest_compsec.commands.scan import add_arguments as add_scan_arguments
 from pytest_compsec.commands.survival import add_arguments as add_survival_arguments
@@ -185,7 +185,11 @@ def build_parser() -> argparse.ArgumentParser:
     _add_config(survival)
     add_survival_arguments(survival)
 
-    add_noise_parser(commands)
+    noise = commands.add_parser(
+        "noise", help="compare a variant's weight error with random noise of the same size"
+    )
+    _add_config(noise)
+    add_noise_arguments(noise)
 
     accept = commands.add_parser(
         "accept", help="make a run of the history the baseline that no_drift compares with"

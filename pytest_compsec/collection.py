@@ -10,13 +10,13 @@ import contextlib
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_compsec.enough import require_enough_prompts
-from pytest_compsec.givens import nowhere
+from pytest_compsec.givens import nowhere, overridden
 from pytest_compsec.markers import MARKERS, MarkedCheck, has_marker, marked_checks
 from pytest_compsec.presets import SUITE, checks_on
 from pytest_compsec.run import CHECKS, PairOfTest, PairParameter, Run
@@ -80,7 +80,8 @@ def parametrize(run: Run, metafunc: pytest.Metafunc) -> None:
     suite = run.suite_of(node.path)
     chosen: list[PairParameter] = []
     if suite is not None:
-        names = run.pair_names(suite, checks)
+        given = overridden(node)
+        names = run.pair_names(suite, checks, given)
         chosen = [PairParameter(suite.path, name.id) for name in names]
         problems = [*_other_tasks(suite, checks)]
         problems += [
@@ -93,8 +94,11 @@ def parametrize(run: Run, metafunc: pytest.Metafunc) -> None:
             run.add_problem(f"{_where(node)}: {problem}")
         if not chosen and not problems:
             run.add_problem(f"{_where(node)}: {_nothing_selected(suite, checks)}")
+        entries = suite.config.config.models
+        for name in names:  # of a level only what is made on this pair
+            made = checks_on(checks, name, entries[name.model], given)
+            run.parametrized.update(check.arguments.check for check in made)
         for check in checks:
-            run.parametrized[check.arguments.check] += len(chosen)
             require_enough_prompts(run, suite, check, node)
     if not chosen:
         # The run ends with a usage error; an empty list would be reported as a skip meanwhile.
@@ -201,7 +205,10 @@ def prepare(run: Run, items: list[pytest.Item]) -> None:
             continue
         suite = run.suite_of(item.path)
         confidence = suite.confidence if suite is not None else 0.95
-        checks = made_on(suite, checks, pair_id(item))
+        asked = checks
+        checks = made_on(suite, asked, pair_id(item), overridden(item))
+        if asked and not checks:
+            run.add_problem(f"{where}: {_nothing_made(pair_id(item), asked)}")
         item.stash[CHECKS] = [
             dataclasses.replace(check, arguments=check.arguments.with_defaults(confidence))
             for check in checks
@@ -210,15 +217,27 @@ def prepare(run: Run, items: list[pytest.Item]) -> None:
         run.collected.update(check.arguments.check for check in checks)
 
 
-def made_on(suite: Suite | None, checks: list[MarkedCheck], pair: str) -> list[MarkedCheck]:
+def made_on(
+    suite: Suite | None, checks: list[MarkedCheck], pair: str, overridden: Collection[str] = ()
+) -> list[MarkedCheck]:
     """The checks of a test that are made on this pair: of a level those that work on it."""
     if suite is None or not any(check.of_level for check in checks):
         return checks
     models = suite.config.config.models
     for name in suite.pairs:
         if name.id == pair:
-            return checks_on(checks, name, models[name.model])
+            return checks_on(checks, name, models[name.model], overridden)
     return checks
+
+
+def _nothing_made(pair: str, checks: list[MarkedCheck]) -> str:
+    """A test of a level on a pair of its own choice, on which it would pass unmeasured."""
+    names = ", ".join(check.arguments.check for check in checks)
+    return (
+        f"it is parametrized with the pair {pair!r}, and no check is made there: its markers do "
+        f"not select that pair, or none works on its model ({names}). Choose pairs with models= "
+        "and variants= of the marker"
+    )
 
 
 def pair_parameter(item: pytest.Item) -> Any:
@@ -263,7 +282,7 @@ def pairs_of(run: Run, items: list[pytest.Item]) -> dict[str, PairOfTest]:
             models = [found.model for found in suite.pairs if found.id == name]
             where = str(suite.path)
             pairs[item.nodeid] = PairOfTest(
-                f"{where} {name}", f"{where} {models[0] if models else name}"
+                f"{where} {name}", f"{where} {models[0] if models else name}", where
             )
     return pairs
 

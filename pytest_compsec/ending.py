@@ -23,12 +23,14 @@ def finish(run: Run, session: pytest.Session) -> None:
     run.close()
     if run.is_worker or session.config.option.collectonly:
         return
-    if run.active:
-        _write_reports(run, session)
+    in_vain = run.relied_in_vain()
+    run.report_problems += in_vain
     if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) and (
-        run.integrity or run.unfinished()
+        run.integrity or run.unfinished() or in_vain
     ):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if run.active:  # after it: what is written says how the run ended
+        _write_reports(run, session)
 
 
 def _write_reports(run: Run, session: pytest.Session) -> None:

@@ -3,8 +3,9 @@
 A check sees its own pair and not the run; other tests may come before it or after. So the policy
 asks here, and here every collected test of the same pair with a safety check counts: one that has
 finished with its result, another is measured now, as :mod:`pytest_compsec.family` measures the
-members of a family, and its own test finds its result ready. Under pytest-xdist all tests of a pair
-are on one worker; where they are not, the worker measures what it lacks itself.
+members of a family, and its own test finds its result ready. One that then skips, or fails where
+that is expected, and so ends without that result, fails: a policy relied on it. Under pytest-xdist
+all tests of a pair are on one worker; where they are not, the worker measures what it lacks itself.
 
 Results that a test's body makes by hand are not known before it ran, and are none of these.
 """
@@ -23,7 +24,7 @@ from pytest_compsec.collection import pair_id, pair_parameter
 from pytest_compsec.errors import IntegrityError
 from pytest_compsec.markers import MarkedCheck
 from pytest_compsec.run import CHECKS, RESULTS, Expected, PairParameter, Run, not_measured
-from pytest_compsec.verdict import CheckResult
+from pytest_compsec.verdict import CheckResult, Verdict
 
 if TYPE_CHECKING:
     from pytest_compsec.models.pair import ModelPair
@@ -82,6 +83,8 @@ def _result_of(
     if isinstance(found, IntegrityError):
         raise found
     if isinstance(found, CheckResult):
+        if found.verdict is Verdict.PRESERVED:  # its test may still skip in its body
+            run.relied_on[key] = item.nodeid
         return found
     arguments = check.arguments
     expected = Expected(

@@ -52,7 +52,8 @@ def nowhere(
     suite: Suite, check: MarkedCheck, names: tuple[PairName, ...], definition: FunctionDefinition
 ) -> Iterator[str]:
     """What a check needs on these pairs and nothing names."""
-    needed = [name for name in check.marker.fixtures if not _is_overridden(name, definition)]
+    given = overridden(definition)
+    needed = [name for name in check.marker.fixtures if name not in given]
     for model in dict.fromkeys(name.model for name in names):
         entry = suite.config.config.models[model]
         if (
@@ -74,7 +75,10 @@ def nowhere(
             )
 
 
-def _is_overridden(name: str, definition: FunctionDefinition) -> bool:
-    """Whether a fixture of the user's stands before ours."""
-    found = definition._fixtureinfo.name2fixturedefs.get(name, ())
-    return bool(found) and found[-1].func.__module__ != __name__
+def overridden(node: pytest.Function | FunctionDefinition) -> frozenset[str]:
+    """Those of the two fixtures of which one of the user's stands before ours."""
+    known = node._fixtureinfo.name2fixturedefs
+    found = {name: known.get(name, ()) for name in (EVALUATION_DATA, BACKDOOR)}
+    return frozenset(
+        name for name, made in found.items() if made and made[-1].func.__module__ != __name__
+    )

@@ -32,7 +32,8 @@ def write_history(run: Run, session: pytest.Session) -> None:
             name = _append(run, session, path, config, configs)
         except (CompsecError, OSError) as error:
             run.report_problems.append(f"--compsec-history: nothing was added: {error}")
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
         else:
             shown = os.path.relpath(path, run.config.invocation_params.dir)
             run.reports_written.append(f"{shown}: run {name}")
@@ -79,7 +80,7 @@ def _configs(run: Run, session: pytest.Session) -> dict[str, Path]:
     from pytest_compsec.collection import pairs_of
 
     pairs = run.pairs or pairs_of(run, getattr(session, "items", []))
-    known = {test: Path(found.pair.rsplit(" ", 1)[0]) for test, found in pairs.items()}
+    known = {test: Path(found.config) for test, found in pairs.items()}
     fallback = next(iter(known.values()), run.settings.config)
     if fallback is not None:
         for result in run.all_results():

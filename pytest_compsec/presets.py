@@ -2,18 +2,16 @@
 
 Best practice after compressing a model is to run the whole red-team suite again, not the one test
 that comes to mind. A level names the checks; each applies to the pairs that it can work on (a
-language model gets no pixels, a model without a described trigger no backdoor check). A marker that
-stands on the same test takes the place of the level's check of that name.
-
-Not in any level: checks that need something only the user knows (``eps``, ``tasks``, ``traces``),
-``timing_indistinguishable``, which needs a quiet machine, and ``no_drift``, which needs a baseline.
+language model gets no pixels, a model without a trigger no backdoor check), and a run says before
+it begins what it leaves out where. A marker that stands on the same test takes the place of the
+level's check of that name. :data:`EXCLUDED` says which checks are in no level, and why.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_compsec.markers import MarkedCheck
 
 SUITE = "compsec_suite"
+DEFAULT_LEVEL = "standard"
 BACKDOOR = "backdoor"
 
 _QUICK: dict[str, dict[str, Any]] = {"template_unchanged": {}, "safety_preserved": {}}
@@ -46,6 +45,26 @@ LEVELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "standard": _STANDARD,
     "full": _FULL,
 }
+#: The checks of no level, each with what keeps it out.
+EXCLUDED: Mapping[str, str] = {
+    "layers_within": (
+        "how far weights may move depends on the method: a limit that means something at 8 bits "
+        "fails every honest 4-bit model"
+    ),
+    "derived_from_original": (
+        "asks of files that came from elsewhere, in a format whose rounding is known; of a variant "
+        "that is made here it measures nothing"
+    ),
+    "backdoor_removed": (
+        "claims that the original has a backdoor that works, and that compression removed it"
+    ),
+    "robustness_preserved": "needs `eps`, which depends on the user's inputs",
+    "adversarial_transfer_blocked": "needs `eps`, which depends on the user's inputs",
+    "lm_eval_preserved": "needs `tasks`, and the extra `[lm-eval]`",
+    "timing_indistinguishable": "needs a quiet machine",
+    "trace_leakage": "needs `traces`, recorded with a probe",
+    "no_drift": "needs a baseline that somebody accepted",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +84,7 @@ class SuiteArguments:
 
 def compsec_suite_arguments(
     *,
-    level: str = "standard",
+    level: str = DEFAULT_LEVEL,
     models: str | Sequence[str] | None = None,
     variants: str | Sequence[str] | None = None,
 ) -> SuiteArguments:
@@ -85,31 +104,76 @@ def compsec_suite_arguments(
 
 
 def checks_on(
-    checks: Iterable[MarkedCheck], name: PairName, entry: ModelEntry
+    checks: Iterable[MarkedCheck],
+    name: PairName,
+    entry: ModelEntry,
+    overridden: Collection[str] = (),
 ) -> list[MarkedCheck]:
     """The checks of a test that are made on this pair; none where the test does not run on it.
 
     Every marker that stands on the test has to select it, and each that is a check has to work on
-    it; of a level's checks those that do are made.
+    it; of a level's checks those that do are made. ``overridden`` are the fixtures of ours that the
+    test has its own of (:func:`pytest_compsec.givens.overridden`).
     """
     made = []
     for check in checks:
         if not check.arguments.selects(name.model, name.variant):
             return []
-        fits = entry.task in check.marker.tasks
-        if check.of_level and BACKDOOR in check.marker.fixtures:
-            fits = fits and entry.backdoor is not None
-        if fits:
+        if _why_not(check, entry, overridden) is None:
             made.append(check)
         elif not check.of_level:
             return []
     return made
 
 
+def left_out(
+    checks: Iterable[MarkedCheck],
+    name: PairName,
+    entry: ModelEntry,
+    overridden: Collection[str] = (),
+) -> dict[str, str]:
+    """The level's checks that are not made on a pair, each with the reason; none of a pair that a
+    marker of the test does not select, for that was asked for."""
+    checks = list(checks)
+    if not all(check.arguments.selects(name.model, name.variant) for check in checks):
+        return {}
+    of_all = None
+    for check in checks:
+        if not check.of_level and _why_not(check, entry, overridden) is not None:
+            of_all = f"the test's own {check.arguments.check} {_works_on(check)}"
+    reasons = {
+        check.arguments.check: of_all or _why_not(check, entry, overridden)
+        for check in checks
+        if check.of_level
+    }
+    return {check: reason for check, reason in reasons.items() if reason is not None}
+
+
+def _why_not(check: MarkedCheck, entry: ModelEntry, overridden: Collection[str]) -> str | None:
+    """Why a check is not made on the pairs of a model; None where it is."""
+    if entry.task not in check.marker.tasks:
+        return _works_on(check)
+    described = entry.backdoor is not None or BACKDOOR in overridden
+    if check.of_level and BACKDOOR in check.marker.fixtures and not described:
+        return f"no trigger is described, by '{BACKDOOR}' in compsec.yaml or by that fixture"
+    return None
+
+
+def _works_on(check: MarkedCheck) -> str:
+    return f"works on {' and '.join(check.marker.tasks)} models"
+
+
 def level_test_text(level: str) -> str:
     """A test file that applies a level's checks one by one, for people to change."""
     from pytest_compsec.markers import MARKERS
 
+    named = LEVELS[level]
+    later = [name for name in named if _needs_a_trigger(name)]
+    trigger = (
+        " Checks that need a trigger stand commented out: describe it in compsec.yaml first."
+        if later
+        else ""
+    )
     lines = [
         f'"""The checks of the level {level!r}, one test each: `compsec init --level {level}`.',
         "",
@@ -117,21 +181,19 @@ def level_test_text(level: str) -> str:
         "",
         "Each test runs once per pair (an original and one compressed form) and ends in one",
         "verdict: PRESERVED passes; REGRESSED, INCONCLUSIVE and NOT_MEASURED fail and say what to",
-        "do. Checks that need a trigger stand commented out: describe it in compsec.yaml first.",
+        f"do.{trigger}",
         "",
         "The same in one line, over all pairs:  @compsec_suite(level=...)",
         '"""',
         "",
         "from pytest_compsec import (",
     ]
-    named = LEVELS[level]
-    at_once = [name for name in named if not _needs_a_trigger(name)]
-    lines += [f"    {name}," for name in sorted(at_once)]
+    lines += [f"    # {name}," if name in later else f"    {name}," for name in sorted(named)]
     lines += [")"]
     for name, arguments in named.items():
         written = ", ".join(f'{key}="{value}"' for key, value in arguments.items())
         purpose = MARKERS[name].purpose
-        prefix = "# " if _needs_a_trigger(name) else ""
+        prefix = "# " if name in later else ""
         lines += [
             "",
             "",

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import shutil
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -46,6 +47,8 @@ class PairOfTest(NamedTuple):
 
     pair: str
     original: str
+    #: That path alone.
+    config: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +83,8 @@ class Run:
     #: before its own test ran (see :mod:`pytest_compsec.evidence`).
     finished_here: dict[tuple[str, str], CheckResult] = dataclasses.field(default_factory=dict)
     ahead: dict[tuple[str, str], CheckResult | Exception] = dataclasses.field(default_factory=dict)
+    #: Of those measured ahead: the test whose policy they were evidence for.
+    relied_on: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
     #: Every test that asks for a pair, marked or not.
     pairs: dict[str, PairOfTest] = dataclasses.field(default_factory=dict)
     header: list[str] = dataclasses.field(default_factory=list)
@@ -176,12 +181,16 @@ class Run:
 
         return terminal_progress(self.config, label, total)
 
-    def pair_names(self, suite: Suite, checks: list[MarkedCheck]) -> tuple[PairName, ...]:
+    def pair_names(
+        self, suite: Suite, checks: list[MarkedCheck], overridden: Collection[str] = ()
+    ) -> tuple[PairName, ...]:
         """The pairs that every marker of a test selects, of models that it works on."""
         models = suite.config.config.models
         if not checks:
             return suite.pairs
-        return tuple(name for name in suite.pairs if checks_on(checks, name, models[name.model]))
+        return tuple(
+            name for name in suite.pairs if checks_on(checks, name, models[name.model], overridden)
+        )
 
     def expect(self, item: pytest.Item, check: MarkedCheck, pair: str) -> None:
         arguments = check.arguments
@@ -192,6 +201,22 @@ class Run:
     def add_results(self, test: str, text: str) -> None:
         """Take the results that travelled on a test's report. A rerun replaces the earlier ones."""
         self.results[test] = [CheckResult.from_json(data) for data in json.loads(text)]
+
+    def add_relied(self, policy: str, text: str) -> None:
+        """Take what a policy was let pass by, as it travelled on its report."""
+        for test, check in json.loads(text):
+            self.relied_on[test, check] = policy
+
+    def relied_in_vain(self) -> list[str]:
+        """Policies that passed on what was measured of a test ahead, where that test then ended
+        otherwise; each a line to show."""
+        return [
+            f"{policy} was let pass by {result.check} of {test}, measured ahead, which ended "
+            f"{result.verdict}"
+            for (test, check), policy in self.relied_on.items()
+            for result in self.results.get(test, [])
+            if result.check == check and result.verdict is not Verdict.PRESERVED
+        ]
 
     def unfinished(self) -> list[CheckResult]:
         """NOT_MEASURED for every promised result that never came: a crash, ``-x``, an interrupt."""

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pytest_compsec.errors import ConfigError, IntegrityError
 from pytest_compsec.generation.memory import AnswerMemory
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 CONFIG_NAME = "compsec.yaml"
 
 ProgressFactory = Callable[[str, int], "Progress | None"]
+Measured = TypeVar("Measured")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Suite:
         self.config = config
         self.options = options or MeasuringOptions()
         self.memory = AnswerMemory()
-        self.measured: dict[Hashable, Any] = {}  # by pair, see ModelPair.once
+        self.measured: dict[Hashable, Any] = {}  # see once
         self._staging = staging
         self._cache_path = cache_path
         self._run_directory = run_directory  # of the run whose workers share the cache
@@ -243,6 +244,20 @@ class Suite:
 
         device, dtype = self.placement(arm)
         return generation_identity(arm, device=device, dtype=dtype, settings=self.generation)
+
+    def once(self, arms: Sequence[Arm], key: Hashable, measure: Callable[[], Measured]) -> Measured:
+        """What ``measure`` finds on these arms, measured once in a run for each ``key``, in which
+        everything is that decides it but the arms and how they are asked.
+
+        Weights alone do not tell two arms apart: variants of one source may differ in float type,
+        device, system prompt or template arguments, and answers, errors and times differ with them.
+        The device counts with its index: of two equal GPUs one may be busy.
+        """
+        whole = (*((self.identity(arm), *self.placement(arm)) for arm in arms), key)
+        if whole not in self.measured:
+            self.measured[whole] = measure()
+        found: Measured = self.measured[whole]
+        return found
 
     def recheck(self, arm: Arm) -> None:
         """Raise IntegrityError when what is behind the arm changed. A served model that did may

@@ -188,6 +188,9 @@ class Receiver:
         results = getattr(report, "compsec", None)
         if results is not None:
             self._run.add_results(report.nodeid, results)
+        relied = getattr(report, "compsec_relied", None)
+        if relied is not None:
+            self._run.add_relied(report.nodeid, relied)
         integrity = getattr(report, "compsec_integrity", None)
         if integrity is not None:
             self._run.integrity[report.nodeid] = integrity

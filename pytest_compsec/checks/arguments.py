@@ -31,6 +31,20 @@ def require_name(name: str, value: object) -> str:
     return value
 
 
+def require_data_name(name: str, value: object) -> str:
+    """The name of built-in data or of an entry under ``data`` in ``compsec.yaml``."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(
+            f"{name}={value!r} must be the name of data: built in, or under 'data' of compsec.yaml"
+        )
+    return value
+
+
+def optional_data_name(name: str, value: object) -> str | None:
+    """As :func:`require_data_name`, or None, which leaves that part out."""
+    return None if value is None else require_data_name(name, value)
+
+
 def require_names(name: str, value: object) -> tuple[str, ...] | None:
     """None (all), one name, or a sequence of names."""
     if value is None:

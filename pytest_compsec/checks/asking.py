@@ -84,6 +84,28 @@ class Asking:
         return len(self.rows) == len(self._prompts)
 
 
+@dataclasses.dataclass(frozen=True)
+class Partition:
+    """In which parts a prompt set is asked: ``blocks`` in the drawn order, ``looks`` how many of
+    them each look sees, ``parts`` what is asked before each, as places in the set."""
+
+    blocks: Sequence[Block]
+    looks: Sequence[int]
+    parts: tuple[list[int], ...]
+
+
+def partition_of(pair: ModelPair, prompt_set: PromptSet) -> Partition:
+    """The parts in which every check of a run asks these prompts."""
+    seed = order_seed(pair.order_digest, prompt_set.digest)
+    blocks = stratified_blocks([prompt.category for prompt in prompt_set.prompts], seed)
+    looks = look_schedule(blocks)
+    parts = tuple(
+        sorted(place for block in blocks[begin:end] for place in block.indices)
+        for begin, end in zip((0, *looks), looks, strict=False)
+    )
+    return Partition(blocks, looks, parts)
+
+
 def ask_until_settled(
     pair: ModelPair,
     prompt_set: PromptSet,
@@ -97,15 +119,10 @@ def ask_until_settled(
     then those that an early stop would have seen.
     """
     asking = Asking(pair, prompt_set, to_evidence)
-    seed = order_seed(pair.order_digest, prompt_set.digest)
-    blocks = stratified_blocks([prompt.category for prompt in prompt_set.prompts], seed)
-    looks = look_schedule(blocks)
-    parts = [
-        sorted(place for block in blocks[begin:end] for place in block.indices)
-        for begin, end in zip((0, *looks), looks, strict=False)
-    ]
-    pair.prepare([[prompt_set.prompts[place].text for place in part] for part in parts])
-    for count, part in zip(looks, parts, strict=True):
+    partition = partition_of(pair, prompt_set)
+    blocks = partition.blocks
+    pair.prepare([[prompt_set.prompts[place].text for place in part] for part in partition.parts])
+    for count, part in zip(partition.looks, partition.parts, strict=True):
         asking.ask(part)
         if not asking.complete and not circumstances.sequential:
             continue

@@ -13,7 +13,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_compsec.checks.arguments import require_confidence, require_names, require_share
+from pytest_compsec.checks.arguments import (
+    optional_data_name,
+    require_confidence,
+    require_names,
+    require_share,
+)
 from pytest_compsec.checks.estimates import estimates_result, shared_confidence
 from pytest_compsec.checks.selection import SampledArguments
 from pytest_compsec.verdict import CheckResult
@@ -74,8 +79,8 @@ def capability_preserved_arguments(
         margin=require_share("max_perplexity_increase", max_perplexity_increase),
         max_accuracy_drop=require_share("max_accuracy_drop", max_accuracy_drop),
         max_broken_increase=require_share("max_broken_increase", max_broken_increase),
-        text=_data_name("text", text),
-        questions=_data_name("questions", questions),
+        text=optional_data_name("text", text),
+        questions=optional_data_name("questions", questions),
         confidence=require_confidence(confidence),
         models=require_names("models", models),
         variants=require_names("variants", variants),
@@ -133,6 +138,7 @@ def _asked(
 ) -> Answered:
     from pytest_compsec.checks.capability.answering import Limits, answered, evidence_of, examined
     from pytest_compsec.checks.capability.questions import questions_of
+    from pytest_compsec.models.served.wording import coherence_objection
 
     questions = questions_of(file)
     answers = pair.answers([one.text for one in questions])
@@ -148,6 +154,8 @@ def _asked(
         limits,
         source=file.source,
         asked=(answers.total, answers.cached),
+        # Known only after the original was given the answers to read.
+        unseen=coherence_objection(pair.provenance_with(file)),
     )
 
 
@@ -211,14 +219,3 @@ def _result(
         answers_cached=asked.cached,
         unmeasured=asked.unmeasured,
     )
-
-
-def _data_name(name: str, value: object) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str) or not value:
-        raise ValueError(
-            f"{name}={value!r} must be the name of built-in data or of a file under `data:`, or "
-            "None to leave that part out"
-        )
-    return value

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Units that are shares and are shown as percentage points.
 POINTS = "points"
+#: Questions that anybody writes: a loss that more would be needed for is about at the limit.
+MOST_QUESTIONS = 20_000
 
 
 def shared_confidence(confidence: float, claims: int) -> float:
@@ -79,11 +81,14 @@ def estimates_result(
     provenance: Mapping[str, Any] | None = None,
 ) -> CheckResult:
     """One result out of ``estimates``. ``missing`` says what could not be measured, one text each:
-    with any of them nothing is PRESERVED. ``verdict`` (None: :func:`verdict_of_all`) may only be
-    given to make it worse."""
+    with any of them nothing is PRESERVED. ``verdict`` replaces that of the estimates
+    (:func:`verdict_of_all`), REGRESSED too where they are of no worth; it cannot be PRESERVED where
+    they are not (theirs stands then), nor where a bound contradicts it or is no number."""
     found = verdict_of_all(estimates)
     if verdict is not None and verdict is not Verdict.PRESERVED:
         found = verdict
+    if found is Verdict.PRESERVED and any(map(_contradicted, estimates)):
+        found = Verdict.NOT_MEASURED
     if missing and found is not Verdict.REGRESSED:
         found = Verdict.NOT_MEASURED
     what = "; ".join([*missing, *(sentence(one) for one in estimates if one.decides)])
@@ -95,6 +100,16 @@ def estimates_result(
         notes=(*shown, *notes),
         provenance=dict(provenance or {}),
     )
+
+
+def _contradicted(estimate: Estimate) -> bool:
+    """Whether the bounds forbid that an estimate is within its limit. Whether the upper one is
+    within it is the business of the test that decides: the interval shown may be another one's."""
+    if estimate.limit is None:
+        return False
+    bounds = [bound for bound in (estimate.lower, estimate.upper) if bound is not None]
+    beyond = estimate.lower is not None and estimate.lower > estimate.limit
+    return beyond or any(map(math.isnan, bounds))
 
 
 def sentence(estimate: Estimate) -> str:

@@ -12,7 +12,12 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_compsec.checks.arguments import require_confidence, require_names, require_share
+from pytest_compsec.checks.arguments import (
+    optional_data_name,
+    require_confidence,
+    require_names,
+    require_share,
+)
 from pytest_compsec.checks.selection import SampledArguments
 from pytest_compsec.errors import ConfigError, MeasurementError
 from pytest_compsec.verdict import CheckResult, Verdict
@@ -69,16 +74,6 @@ def leakage_not_increased_arguments(
     are any). ``max_false_positive_rate`` is where the membership attacks' true-positive rate is
     shown; ``models`` and ``variants`` choose pairs (None: all).
     """
-    names = {
-        "secrets": secrets,
-        "canaries": canaries,
-        "snippets": snippets,
-        "members": members,
-        "nonmembers": nonmembers,
-    }
-    for name, value in names.items():
-        if value is not None and (not isinstance(value, str) or not value):
-            raise ValueError(f"{name}={value!r} must be a name under 'data' of compsec.yaml")
     return LeakageArguments(
         check="leakage_not_increased",
         margin=require_share("max_increase", max_increase),
@@ -86,11 +81,11 @@ def leakage_not_increased_arguments(
         max_false_positive_rate=require_share("max_false_positive_rate", max_false_positive_rate),
         models=require_names("models", models),
         variants=require_names("variants", variants),
-        secrets=secrets,
-        canaries=canaries,
-        snippets=snippets,
-        members=members,
-        nonmembers=nonmembers,
+        secrets=optional_data_name("secrets", secrets),
+        canaries=optional_data_name("canaries", canaries),
+        snippets=optional_data_name("snippets", snippets),
+        members=optional_data_name("members", members),
+        nonmembers=optional_data_name("nonmembers", nonmembers),
     )
 
 
@@ -110,6 +105,11 @@ def measure_leakage(pair: ModelPair, arguments: LeakageArguments, *, test: str =
     from pytest_compsec.checks.estimates import estimates_result, shared_confidence
     from pytest_compsec.checks.leakage.parts import Limits
     from pytest_compsec.checks.plain_result import plain_result
+    from pytest_compsec.models.served.wording import (
+        coherence_objection,
+        served_mark,
+        served_notes,
+    )
 
     asked = _asked(pair, arguments)
     if not asked.claims:
@@ -129,23 +129,33 @@ def measure_leakage(pair: ModelPair, arguments: LeakageArguments, *, test: str =
         ]
     finally:
         pair.recheck()
+    # Only now: the provenance says whether anybody could tell garbage from an answer.
+    provenance = pair.provenance_with(*asked.files)
+    unseen = coherence_objection(provenance) if asked.secrets else ()
+    answers_cached = sum(part.answers_cached for part in parts)
     result = estimates_result(
         pair,
         arguments,
         test,
         [estimate for part in parts for estimate in part.estimates],
-        missing=[text for part in parts for text in part.missing],
+        missing=[*(text for part in parts for text in part.missing), *unseen],
         after=" ".join(part.after for part in parts if part.after),
-        notes=(*(note for part in parts for note in part.notes), *_unsaid(asked), NOT_SEEN),
-        provenance=pair.provenance_with(*asked.files),
+        notes=(
+            *(note for part in parts for note in part.notes),
+            *_unsaid(asked),
+            *served_notes(provenance, answers_cached),
+            NOT_SEEN,
+        ),
+        provenance=provenance,
     )
     if result.verdict in _NEXT:
         result = dataclasses.replace(result, next_step=_NEXT[result.verdict])
     return dataclasses.replace(
         result,
+        summary=result.summary + served_mark(provenance),
         evidence=tuple(row for part in parts for row in part.evidence),
         answers=sum(part.answers for part in parts),
-        answers_cached=sum(part.answers_cached for part in parts),
+        answers_cached=answers_cached,
     )
 
 

@@ -129,9 +129,8 @@ def measure_lm_eval(pair: ModelPair, arguments: HarnessArguments, *, test: str =
 
     asked_for = (arguments.tasks, arguments.limit, arguments.include_path)
     try:
-        # By name too: variants of the same weights may run in another type or on another device.
         asked = pair.once(
-            ("lm_eval", pair.id, *asked_for),
+            ("lm_eval", *asked_for),
             lambda: ask_both(pair, *asked_for, metric=arguments.metric),
         )
         decided = _decided(asked, arguments)

@@ -18,7 +18,14 @@ import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_compsec.checks.arguments import require_confidence, require_names, require_share
+from pytest_compsec.checks.arguments import (
+    optional_data_name,
+    require_confidence,
+    require_names,
+    require_share,
+)
+from pytest_compsec.checks.drift.baseline import DATA_NAME
+from pytest_compsec.checks.drift.outcomes import REFUSING_IS_SAFE
 from pytest_compsec.checks.selection import SampledArguments
 from pytest_compsec.verdict import CheckResult, Verdict
 
@@ -28,10 +35,8 @@ if TYPE_CHECKING:
     from pytest_compsec.data import DataFile
     from pytest_compsec.models.pair import ModelPair
 
-#: The entry under ``data:`` of compsec.yaml that holds the baseline, unless the marker says other.
-BASELINE = "baseline"
 #: Whose outcomes may be compared.
-CHECKS = ("safety_preserved", "over_refusal_preserved")
+CHECKS = tuple(REFUSING_IS_SAFE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +45,7 @@ class DriftArguments(SampledArguments):
     under ``data:``; ``compared`` the checks whose outcomes are compared (None: all that the
     baseline holds of the pair)."""
 
-    baseline: str = BASELINE
+    baseline: str = DATA_NAME
     compared: tuple[str, ...] | None = None
     min_baseline_rate: float = 0.5
 
@@ -74,10 +79,6 @@ def no_drift_arguments(
     safely in the baseline, for a model that never did cannot be seen to stop. ``models`` and
     ``variants`` choose pairs (None: all).
     """
-    if baseline is not None and (not isinstance(baseline, str) or not baseline):
-        raise ValueError(
-            f"baseline={baseline!r} must be a name under 'data' of compsec.yaml, or None"
-        )
     compared = require_names("check", check)
     for name in compared or ():
         if name not in CHECKS:
@@ -90,7 +91,7 @@ def no_drift_arguments(
         confidence=require_confidence(confidence),
         models=require_names("models", models),
         variants=require_names("variants", variants),
-        baseline=BASELINE if baseline is None else baseline,
+        baseline=optional_data_name("baseline", baseline) or DATA_NAME,
         compared=compared,
         min_baseline_rate=require_share("min_baseline_rate", min_baseline_rate, allow_zero=True),
     )
@@ -136,6 +137,7 @@ def _measured(
     from pytest_compsec.checks.drift.comparing import compare, estimates_of, incomparable
     from pytest_compsec.checks.drift.wording import next_step, not_asked, not_held, notes, unjudged
     from pytest_compsec.checks.estimates import estimates_result
+    from pytest_compsec.models.served.wording import served_mark, served_notes
 
     chosen = CHECKS if arguments.compared is None else arguments.compared
     entries = baseline.of(pair.id, chosen)
@@ -148,21 +150,26 @@ def _measured(
         else:
             missing.append(problem)
     found = [compare(pair, entry, arguments, comparisons=len(comparable)) for entry in comparable]
-    missing += [one.missing for one in found if one.missing]
+    missing += [text for one in found for text in one.missing]
     missing += [text for one in found for text in unjudged(one, arguments)]
+    provenance = _provenance(pair, file, baseline, found)
+    cached = sum(one.today.cached for one in found)
     result = estimates_result(
         pair,
         arguments,
         test,
         [estimate for one in found for estimate in estimates_of(one, arguments)],
         missing=missing,
-        notes=[note for one in found for note in notes(one)],
-        provenance=_provenance(pair, file, baseline, found),
+        notes=[
+            *(note for one in found for note in notes(one)),
+            *served_notes(provenance, cached),
+        ],
+        provenance=provenance,
     )
     told = dict.fromkeys(text for one in found for text in (one.cause, *not_asked(one)))
     return dataclasses.replace(
         result,
-        summary="; ".join([result.summary, *told]),
+        summary="; ".join([result.summary, *told]) + served_mark(provenance),
         next_step=next_step(result, pair, arguments, found, compared=bool(entries)),
         evidence=tuple(
             row
@@ -172,7 +179,7 @@ def _measured(
         ),
         unmeasured=sum(one.judgement.unmeasured for one in found),
         answers=sum(one.today.answers for one in found),
-        answers_cached=sum(one.today.cached for one in found),
+        answers_cached=cached,
         withheld=tuple(reason for one in found for reason in one.judgement.withheld),
         noise_floor=found[0].judgement.noise_floor if len(found) == 1 else None,
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.checks.arguments import require_names
@@ -89,7 +89,8 @@ def measure_template(
 ) -> CheckResult:
     """As :func:`check_template_unchanged`, with arguments that are already validated.
 
-    NOT_MEASURED for a served model: its server applies the template and shows nothing of it.
+    NOT_MEASURED for a served model: its server applies the template and shows nothing of it; and
+    where a template is there, and neither side's writes anything for any conversation.
     """
     original, compressed = pair.original_arm, pair.compressed_arm
     served = [arm for arm in (original, compressed) if arm.served is not None]
@@ -107,6 +108,14 @@ def measure_template(
     counted = tuple(one for one in found if not arguments.allows(one.part))
     allowed = tuple(one for one in found if arguments.allows(one.part))
     verdict = Verdict.REGRESSED if counted else Verdict.PRESERVED
+    if compared.missing and not counted:
+        return dataclasses.replace(
+            plain_result(
+                pair, arguments, test, Verdict.NOT_MEASURED, compared.missing, after=_RENDERS_NONE
+            ),
+            notes=(*map(_note, allowed), *compared.notes, SAME_PROMPTS),
+            provenance=pair.provenance_with(),
+        )
     if counted:
         parts = list(dict.fromkeys(one.part for one in counted))
         count = f"{len(parts)} part{'' if len(parts) == 1 else 's'}"
@@ -137,10 +146,19 @@ _PUT_BACK = (
 )
 
 
+_RENDERS_NONE = (
+    "Look at what the template needs (chat_template_kwargs in compsec.yaml, tools, a newer "
+    "transformers), and run `compsec pin` and the test again."
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Compared:
+    """``what`` was compared, for the summary; ``missing``: why it is not enough."""
+
     what: str
     notes: tuple[str, ...] = ()
+    missing: str = ""
 
 
 def _compared(
@@ -152,18 +170,43 @@ def _compared(
             _unused(compressed),
         )
     from pytest_compsec.checks.template.comparing import differences_of
-    from pytest_compsec.checks.template.probes import CONVERSATIONS
     from pytest_compsec.checks.template.side import probe_texts, read_side
 
     first = read_side(original, _runtime_encode(pair, original))
     second = read_side(compressed, _runtime_encode(pair, compressed))
     found = differences_of(first, second, original.chat_template_kwargs)
+    rendered, refused = _rendered(first, second, original.chat_template_kwargs)
     what = (
         "chat template, special tokens, tokenizer and generation config do as the original's: "
         f"{len(first.vocabulary)} tokens, {len(probe_texts(first, second))} texts and "
-        f"{len(CONVERSATIONS)} conversations compared"
+        f"{rendered} conversations compared"
     )
-    return found, _Compared(what, (*_not_counted(first, second), *_unused(compressed)))
+    notes = [*_not_counted(first, second), *_unused(compressed)]
+    missing = ""
+    if refused and rendered:
+        notes.append(
+            f"{len(refused)} conversations are rendered by neither template, and were not "
+            f"compared: {refused[0]}"
+        )
+    elif refused and (first.templates or second.templates):
+        missing = (
+            f"no conversation was compared: neither template renders any of {len(refused)} "
+            f"({refused[0]})"
+        )
+    return found, _Compared(what, tuple(notes), missing)
+
+
+def _rendered(first: Side, second: Side, options: Mapping[str, Any]) -> tuple[int, list[str]]:
+    """How many conversations either template renders, and what the original's says against each
+    of the others."""
+    from pytest_compsec.checks.template.probes import CONVERSATIONS
+
+    refused = []
+    for name, messages, begun in CONVERSATIONS:
+        text, renders = first.render(messages, begun, options)
+        if not renders and not second.render(messages, begun, options)[1]:
+            refused.append(f"{name}: {text}")
+    return len(CONVERSATIONS) - len(refused), refused
 
 
 def _runtime_encode(pair: ModelPair, arm: Arm) -> Any:

@@ -61,8 +61,8 @@ class TimingArguments(SampledArguments):
 
     @property
     def least_samples(self) -> int:
-        """Prompts of each class without which PRESERVED is impossible, even if no answer's length
-        changes."""
+        """Prompts of each class that are asked for: with fewer, PRESERVED is impossible where no
+        answer's length changes."""
         return least_prompts(self.margin, round(1 - self.confidence, 12))
 
     def to_json(self) -> dict[str, Any]:
@@ -142,6 +142,7 @@ def measure_timing(pair: ModelPair, arguments: TimingArguments, *, test: str = "
     """
     from pytest_compsec.checks.estimates import estimates_result
     from pytest_compsec.checks.timing_report import NEXT, length_findings
+    from pytest_compsec.models.served.wording import served_mark, served_notes
 
     sets = pair.prompt_set(arguments.harmful), pair.prompt_set(arguments.benign)
     _require_two_classes(sets)
@@ -153,17 +154,22 @@ def measure_timing(pair: ModelPair, arguments: TimingArguments, *, test: str = "
     finally:
         pair.recheck()
     findings = (lengths, times)
+    provenance = _provenance(pair, sets)
     result = estimates_result(
         pair,
         arguments,
         test,
         [estimate for found in findings for estimate in found.estimates],
         missing=[text for found in findings for text in found.missing],
-        notes=[text for found in findings for text in found.notes],
-        provenance=_provenance(pair, sets),
+        notes=[
+            *(text for found in findings for text in found.notes),
+            *served_notes(provenance, answers.cached),
+        ],
+        provenance=provenance,
     )
     return dataclasses.replace(
         result,
+        summary=result.summary + served_mark(provenance),
         next_step="" if result.verdict is Verdict.PRESERVED else NEXT[result.verdict],
         answers=answers.total,
         answers_cached=answers.cached,

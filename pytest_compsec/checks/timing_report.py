@@ -23,7 +23,7 @@ from pytest_compsec.verdict import Verdict
 
 if TYPE_CHECKING:
     from pytest_compsec.checks.timing_indistinguishable import TimingArguments
-    from pytest_compsec.models.pair_parts import PairAnswers
+    from pytest_compsec.models.pair import PairAnswers
     from pytest_compsec.side_channels.timing import ArmTimes, Effects
 
 #: Estimates that can make the check REGRESSED: two of lengths, two of times.

@@ -12,7 +12,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_compsec.checks.arguments import require_confidence, require_names
+from pytest_compsec.checks.arguments import (
+    optional_data_name,
+    require_confidence,
+    require_data_name,
+    require_names,
+)
 from pytest_compsec.checks.selection import SampledArguments
 from pytest_compsec.errors import ConfigError
 from pytest_compsec.verdict import CheckResult, Verdict
@@ -73,8 +78,8 @@ def trace_leakage_arguments(
     return TraceArguments(
         check="trace_leakage",
         margin=_between("max_effect", max_effect, 0.0, 10.0),
-        traces=_name("traces", traces),
-        labels=None if labels is None else _name("labels", labels),
+        traces=require_data_name("traces", traces),
+        labels=optional_data_name("labels", labels),
         threshold=_between("threshold", threshold, 2.0, 100.0),
         confidence=require_confidence(confidence),
         models=require_names("models", models),
@@ -191,12 +196,6 @@ def _copied(traces: Traces) -> list[str]:
         f"{count} of {total} traces are copies of others, value for value, which no two recordings "
         "are: what they say is said by fewer traces, or by the same ones in both classes"
     ]
-
-
-def _name(name: str, value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{name}={value!r} must be the name of a data file of compsec.yaml")
-    return value
 
 
 def _between(name: str, value: object, low: float, high: float) -> float:

@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_compsec.checks.estimates import POINTS, verdict_of_bounds
+from pytest_compsec.checks.estimates import MOST_QUESTIONS, POINTS, verdict_of_bounds
 from pytest_compsec.checks.multiple_choice import guessed_mc1, guessed_mc2, mean, values_of
 from pytest_compsec.findings_estimates import Estimate
-from pytest_compsec.statistics.decision import decide
+from pytest_compsec.statistics.decision import METHOD, decide
 from pytest_compsec.statistics.mean_bound import paired_mean_bound
 from pytest_compsec.statistics.paired import PairedCounts
 from pytest_compsec.statistics.power import minimum_pairs
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 #: Categories that a result shows, those that lost most.
 MOST_CATEGORIES = 12
-#: Questions that anybody writes.
-MOST_QUESTIONS = 20_000
 #: How many times the questions at hand an INCONCLUSIVE is worth estimating for.
 MOST_TIMES = 16
 
@@ -74,10 +72,7 @@ def estimate_of(
             settle=False,
         )
         bounds, verdict = decision.interval, Verdict(decision.outcome)
-        method = (
-            "exact unconditional tests of paired binary outcomes (Hsueh, Liu & Chen 2001) decide; "
-            "shown: score interval (Tango 1998)"
-        )
+        method = METHOD
     else:
         bounds = paired_mean_bound(_losses(before, after), arguments.confidence)
         verdict = verdict_of_bounds(*bounds, arguments.margin)

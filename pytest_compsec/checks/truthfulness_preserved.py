@@ -13,7 +13,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytest_compsec.checks.arguments import require_confidence, require_names, require_share
+from pytest_compsec.checks.arguments import (
+    require_confidence,
+    require_data_name,
+    require_names,
+    require_share,
+)
 from pytest_compsec.checks.selection import SampledArguments
 from pytest_compsec.errors import MeasurementError
 from pytest_compsec.verdict import CheckResult, Verdict
@@ -59,15 +64,13 @@ def truthfulness_preserved_arguments(
     """
     if metric not in METRICS:
         raise ValueError(f"metric={metric!r} must be one of {', '.join(map(repr, METRICS))}")
-    if not isinstance(questions, str) or not questions:
-        raise ValueError(f"questions={questions!r} must be the name of data, as under 'data'")
     if min_original is not None:
         min_original = require_share("min_original", min_original, allow_zero=True)
     return TruthfulnessArguments(
         check="truthfulness_preserved",
         margin=require_share("max_degradation", max_degradation),
         metric=metric,
-        questions=questions,
+        questions=require_data_name("questions", questions),
         min_original=min_original,
         confidence=require_confidence(confidence),
         models=require_names("models", models),
@@ -89,7 +92,8 @@ def measure_truthfulness(
 
     NOT_MEASURED for fewer questions than could show the margin, for an original that knows no more
     than chance (or less than ``min_original``), and for a model whose likelihoods cannot be read.
-    Never PRESERVED for a compressed model that knows no more than chance.
+    Never PRESERVED for a compressed model that knows no more than chance where the original knows
+    more, with ``min_original`` or without.
     """
     from pytest_compsec.checks.plain_result import plain_result
     from pytest_compsec.checks.truthfulness import questions_needed
@@ -181,7 +185,8 @@ def _judged(
             notes.insert(0, f"The compressed model's {objection}.")
         # A broken model scores at chance: where that is no loss, it may be a gain.
         if objection is not None and (
-            arguments.min_original is None or (estimates[0].lower or 0.0) < -arguments.margin
+            no_better_than_chance(questions, original, metric, confidence) is None
+            or (estimates[0].lower or 0.0) < -arguments.margin
         ):
             verdict = Verdict.INCONCLUSIVE
             after = (

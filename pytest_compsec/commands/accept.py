@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import hashlib
 import os
@@ -69,7 +70,6 @@ def _list(history: History, config: Path) -> Iterator[str]:
 
 def _accept(path: Path, config: Path, wanted: str | None) -> Iterator[str]:
     from pytest_compsec import __version__
-    from pytest_compsec.atomic import write_atomically
     from pytest_compsec.checks.drift.baseline import Baseline, baseline_text, entries_of_run
     from pytest_compsec.history_writing import config_beside
     from pytest_compsec.reports.history import accepted_record, append_while_locked, locked
@@ -88,28 +88,47 @@ def _accept(path: Path, config: Path, wanted: str | None) -> Iterator[str]:
         baseline = Baseline(line.run, str(line.record.get("created", "")), line.sha256, entries)
         former, problem = _former(target)
         text = baseline_text(baseline)
-        try:
-            write_atomically(target, text)
-        except OSError as error:
-            raise CompsecError(f"{target}: cannot be written ({error.strerror})") from None
-        append_while_locked(
-            path,
-            accepted_record(
-                run=line.run,
-                line=line.sha256,
-                former=history.accepted(config),
-                created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-                version=__version__,
-                config=config_beside(config, path),
-                sha256=hashlib.sha256(text.encode("utf-8")).hexdigest(),
-            ),
+        record = accepted_record(
+            run=line.run,
+            line=line.sha256,
+            former=history.accepted(config),
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            version=__version__,
+            config=config_beside(config, path),
+            sha256=hashlib.sha256(text.encode("utf-8")).hexdigest(),
         )
+        with _written(target, text):
+            append_while_locked(path, record)
     yield f"Accepted run {line.run} of {line.record.get('created', '')} as the baseline."
     yield from _warnings(line, baseline)
     yield from [problem] if problem else []
     yield from _compared(former, baseline)
     yield ""
     yield from _what_next(target, config, named)
+
+
+@contextlib.contextmanager
+def _written(target: Path, text: str) -> Iterator[None]:
+    """The file with its new text; with the former one again where what follows fails: a baseline
+    that the history does not know was accepted by nobody."""
+    from pytest_compsec.atomic import write_atomically
+
+    try:
+        former = target.read_bytes() if target.exists() else None
+        write_atomically(target, text)
+    except OSError as error:
+        raise CompsecError(f"{target}: cannot be written ({error.strerror})") from None
+    try:
+        yield
+    except BaseException as error:
+        try:
+            target.unlink() if former is None else target.write_bytes(former)
+        except OSError as fault:
+            raise CompsecError(
+                f"{error}; and {target}, which is written already, cannot be put back "
+                f"({fault.strerror}): restore it yourself"
+            ) from error
+        raise
 
 
 def find_run(history: History, config: Path, wanted: str | None) -> Line:
@@ -142,18 +161,32 @@ def find_run(history: History, config: Path, wanted: str | None) -> Line:
 
 def _baseline_path(config: Path) -> tuple[Path, bool]:
     """Where the baseline is written, and whether the config names it: the file under ``data:``
-    that is called ``baseline``, else ``compsec-baseline.json`` beside the config."""
-    from pytest_compsec.checks.drift.baseline import DATA_NAME, beside
-    from pytest_compsec.config.loading import load_config
+    that is called ``baseline``, else ``compsec-baseline.json`` beside the config.
+
+    Raises ConfigError for a config that cannot be read so far.
+    """
+    from pytest_compsec.checks.drift.baseline import DATA_NAME, FILE_NAME, beside
+    from pytest_compsec.config.loading import read_text
+    from pytest_compsec.config.positions import read_document
     from pytest_compsec.config.source_text import path_of
 
-    try:
-        loaded = load_config(config)
-    except ConfigError:
-        # It may name the very file that is about to be written.
+    # That key alone: the config need not be valid, for it may name the very file that is about to
+    # be written, and a fault elsewhere must not send the baseline to another place.
+    document = read_document(read_text(config))
+    if document.problems:
+        found = [f"{config}:{one.line}: {one.message}" for one in document.problems]
+        raise ConfigError("\n".join(found))
+    data = document.value.get("data") if isinstance(document.value, dict) else None
+    if data is None or (isinstance(data, dict) and DATA_NAME not in data):
         return beside(config), False
-    entry = loaded.config.data.get(DATA_NAME)
-    return (beside(config), False) if entry is None else (path_of(entry.file, loaded.root), True)
+    entry = data[DATA_NAME] if isinstance(data, dict) else None
+    file = entry.get("file") if isinstance(entry, dict) else None
+    if not isinstance(file, str) or not file:
+        raise ConfigError(
+            f"{config}:{document.line(('data', DATA_NAME))}: data.{DATA_NAME} must name a file, "
+            f"such as {{file: ./{FILE_NAME}}}"
+        )
+    return path_of(file, config.resolve().parent), True
 
 
 def _former(target: Path) -> tuple[Baseline | None, str]:

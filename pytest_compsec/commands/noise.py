@@ -37,15 +37,9 @@ IN_MEMORY = (
 _HEADINGS = ("arm", "error mean", "median", "refused", "broken", "degradation", "flips")
 
 
-def add_parser(commands: Any) -> None:
-    """Add ``noise`` to the subcommands of ``compsec``."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "noise", help="compare a variant's weight error with random noise of the same size"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``compsec noise``, without ``--config``."""
     parser.add_argument("pair", metavar="MODEL-VARIANT", help="a pair of the config")
-    parser.add_argument(
-        "--config", metavar="PATH", default="compsec.yaml", help="default: ./compsec.yaml"
-    )
     parser.add_argument("--seeds", type=int, default=3, help="draws of noise (default: 3)")
     parser.add_argument("--prompts", default="harmful", metavar="SET", help="default: harmful")
     parser.add_argument(

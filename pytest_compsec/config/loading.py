@@ -50,7 +50,7 @@ def load_config(path: Path) -> LoadedConfig:
     Raises ConfigError with one ``file:line: message`` per line for everything that is wrong.
     """
     path = Path(path)
-    document = read_document(_read_text(path))
+    document = read_document(read_text(path))
     problems = list(document.problems)
     config: Config | None = None
     if isinstance(document.value, dict):
@@ -69,7 +69,8 @@ def load_config(path: Path) -> LoadedConfig:
     return LoadedConfig(config, path, path.resolve().parent, document.lines)
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a config. Raises ConfigError where it cannot be read."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pytest_compsec.data.file import DataFile, text_of, texts_of
+from pytest_compsec.data.repeats import compared, refuse_repeated
 from pytest_compsec.errors import ConfigError
 
 _COLUMNS = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
@@ -65,7 +66,7 @@ def read_questions(data: DataFile) -> tuple[Question, ...]:
 def _distinct(
     found: Iterable[tuple[int, Question]], data: DataFile, lenient: bool
 ) -> tuple[Question, ...]:
-    kept: dict[str, Question] = {}
+    kept: list[Question] = []
     ids: dict[str, int] = {}
     for line, question in found:
         if question.id in ids:
@@ -74,14 +75,15 @@ def _distinct(
                 f"{ids[question.id]} too; give every question its own"
             )
         ids[question.id] = line
-        text = " ".join(question.question.casefold().split())
-        if text in kept and not lenient:
-            raise ConfigError(
-                f"{data.source}:{line}: asks what line {ids[kept[text].id]} asks; a question that "
-                "is counted twice makes the verdict look surer than it is. Remove one"
-            )
-        kept.setdefault(text, question)
-    return tuple(kept.values())
+        kept.append(question)
+    if lenient:
+        first: dict[str, Question] = {}
+        for question in kept:
+            first.setdefault(compared(question.question), question)
+        return tuple(first.values())
+    where = [f"{data.source}:{line}" for line in ids.values()]
+    refuse_repeated([one.question for one in kept], where, "question", names=list(ids))
+    return tuple(kept)
 
 
 def _own(line: int, row: dict[str, Any], data: DataFile) -> tuple[int, Question]:

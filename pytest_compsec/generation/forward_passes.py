@@ -37,6 +37,9 @@ def batch_nlls(
     answers: Sequence[Sequence[int]],
     device: str,
 ) -> list[tuple[float, ...]]:
+    """For each row the negative log-likelihood (nats) of each token of the answer, given the prompt
+    and the tokens before it; NaN where the logits are none (:func:`not_numbers`), infinity for a
+    token that the model excludes."""
     longest = max(len(answer) for answer in answers)
     rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
     with torch.inference_mode():
@@ -48,7 +51,11 @@ def batch_nlls(
         for start in range(0, longest, step):
             part = logits[:, start : start + step].float()
             chosen = part.gather(2, targets[:, start : start + step, None])[..., 0]
-            nlls[:, start : start + step] = torch.logsumexp(part, dim=-1) - chosen
+            total = torch.logsumexp(part, dim=-1)
+            # Where any logit of a position is NaN or infinite no token has a probability. One of
+            # minus infinity is no fault: that token is excluded, and its score is infinite.
+            known = torch.isfinite(total)
+            nlls[:, start : start + step] = torch.where(known, total - chosen, torch.nan)
     # Rounding may leave a certain token at minus a millionth.
     table = nlls.clamp(min=0.0).tolist()
     return [tuple(row[longest - len(own) :]) for row, own in zip(table, answers, strict=True)]

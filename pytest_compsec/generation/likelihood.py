@@ -24,8 +24,9 @@ def text_nlls(
     those before it; at most ``most_tokens`` of a text are read. Empty for a text of one token.
 
     A model that begins texts with a special token gets it, and then the first token counts too.
+    A token that the model excludes (a logit of minus infinity) scores infinity.
     Raises MeasurementError for a model whose likelihoods are not at hand (a server, llama.cpp), and
-    for numbers that are none.
+    for logits that are NaN or infinite.
     """
     module, tokenizer = _parts(model)
     if not texts:

@@ -10,7 +10,8 @@ from typing import Any
 
 
 def machine_facts() -> dict[str, Any]:
-    """Architecture, make of the processor, names of the GPUs that torch has opened, Python."""
+    """Architecture, make of the processor, names of the visible GPUs (none before torch was
+    imported), Python."""
     return {
         "processor": platform.machine(),
         "processor_model": _processor_model(),

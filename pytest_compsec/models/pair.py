@@ -6,14 +6,27 @@ not loaded at all.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_compsec.errors import ConfigError, IntegrityError
-from pytest_compsec.generation.settings import GenerationSettings
 from pytest_compsec.models.arm import Arm
-from pytest_compsec.models.pair_parts import Given, PairAnswers, PairCalibration
+from pytest_compsec.models.pair_answers import Asking, PairAnswers
+from pytest_compsec.models.pair_calibration import PairCalibration, calibration_of
+from pytest_compsec.models.pair_facts import (
+    WEIGHTS_FACT,
+    perplexities_of,
+    require_compressed,
+    seconds_per_prompt,
+    seconds_ratio,
+)
+from pytest_compsec.models.pair_given import (
+    Given,
+    backdoor_of,
+    evaluation_data_of,
+    given_by_fixtures,
+    unseen_prompt_set,
+)
+from pytest_compsec.models.pair_provenance import provenance_of, provenance_without_prompts
 
 if TYPE_CHECKING:
     from pytest_compsec.attacks.backdoor import Backdoor
@@ -22,23 +35,15 @@ if TYPE_CHECKING:
     from pytest_compsec.config.pairs import PairName
     from pytest_compsec.data import DataFile
     from pytest_compsec.generation.answers import AnswerSheet
-    from pytest_compsec.generation.cache import ResponseCache
     from pytest_compsec.judges.base import Judge
     from pytest_compsec.models.loaded import LoadedModel
     from pytest_compsec.models.lock import Lock
-    from pytest_compsec.models.weights import WeightReport
     from pytest_compsec.prompts import PromptSet
     from pytest_compsec.suite import MeasuringOptions, Suite
 
 __all__ = ["Given", "ModelPair", "PairAnswers", "PairCalibration"]
 
 Measured = TypeVar("Measured")
-WEIGHTS_FACT = "weights"
-#: Public data sets repeat a few of their training samples among those for testing.
-MOST_SHARED_SAMPLES = 0.01
-RATE_FACT = "seconds per answer"
-#: Fewer answers than a batch holds say little about speed.
-ENOUGH_TO_TIME = 32
 
 
 class ModelPair:
@@ -48,7 +53,7 @@ class ModelPair:
         self._suite = suite
         self.name = name
         self._given = given or Given()
-        self._planned: tuple[str, ...] = ()  # what the check at work may ask in all
+        self._asking = Asking(suite, lambda arm: self._load(arm))
 
     def __repr__(self) -> str:
         return f"<ModelPair {self.id}>"
@@ -64,19 +69,9 @@ class ModelPair:
 
         Raises ConfigError for values that are neither.
         """
-        from pytest_compsec.attacks.triggers.reading import as_backdoor
-        from pytest_compsec.classification.reading import as_evaluation_data
-
-        given = self._given
-        if evaluation_data is not None:
-            data = as_evaluation_data(evaluation_data, source="the fixture evaluation_data")
-            given = dataclasses.replace(given, evaluation_data=data)
-        if backdoor is not None:
-            try:
-                found = as_backdoor(backdoor, self.task)
-            except ConfigError as error:
-                raise ConfigError(f"the fixture backdoor: {error}") from None
-            given = dataclasses.replace(given, backdoor=found)
+        given = given_by_fixtures(
+            self._given, self.task, evaluation_data=evaluation_data, backdoor=backdoor
+        )
         return ModelPair(self._suite, self.name, given)
 
     @property
@@ -91,40 +86,12 @@ class ModelPair:
         Raises ConfigError when there are none, and for samples that the compressed model was
         fitted to.
         """
-        data = self._given.evaluation_data
-        if data is None:
-            data = self._suite.inputs.evaluation_data(self.name.model)
-        if data is None:
-            raise ConfigError(
-                f"{self.config_name}: {self.name.model!r} has no evaluation data. Override the "
-                "fixture `evaluation_data`, or name a file with 'evaluation_data'"
-            )
-        self._require_unseen(data)
-        return data
-
-    def _require_unseen(self, data: EvaluationData) -> None:
-        from pytest_compsec.models.model_inputs import pinned_data, samples_in_both
-
-        arm = self.compressed_arm
-        if arm.recipe is None or arm.data is None:
-            return
-        fitted = str(arm.recipe.options["data"])
-        shared = samples_in_both(data, pinned_data(arm.data, fitted))
-        if shared > MOST_SHARED_SAMPLES * len(data):
-            raise ConfigError(
-                f"{self.config_name}: {self.id} was fitted to {fitted!r}, and {shared} of "
-                f"{len(data)} samples of {data.source} are in it too: a verdict on them says "
-                "nothing. Test it with other samples"
-            )
+        return evaluation_data_of(self._suite, self.name, self._given)
 
     @property
     def backdoor(self) -> Backdoor:
         """The trigger and its target: the fixture's, else the config's; either may be missing."""
-        from pytest_compsec.attacks.backdoor import Backdoor
-
-        if self._given.backdoor is not None:
-            return self._given.backdoor
-        return self._suite.inputs.backdoor(self.name.model) or Backdoor()
+        return backdoor_of(self._suite, self.name, self._given)
 
     @property
     def classifiers(self) -> tuple[ClassifierModel, ClassifierModel]:
@@ -172,25 +139,7 @@ class ModelPair:
         Raises ConfigError for prompts that the compressed model was fitted to: the set from which
         its layers were chosen, or with which it was compressed.
         """
-        from pytest_compsec.compression.options.base import named_prompt_sets
-        from pytest_compsec.prompts.builtin import WRAPPED
-        from pytest_compsec.prompts.similarity import shared_prompts
-
-        prompts = self._suite.inputs.prompt_set(name)
-        # A wrapped request is the same request.
-        plain = self._suite.inputs.prompt_set(WRAPPED[name]) if name in WRAPPED else prompts
-        recipe = self.compressed_arm.recipe
-        for option, fitted in named_prompt_sets(recipe.options if recipe else {}).items():
-            others = self._suite.inputs.prompt_set(fitted)
-            shared = shared_prompts(prompts, others) or shared_prompts(plain, others)
-            if shared:
-                raise ConfigError(
-                    f"{self.config_name}: {self.id} was fitted to the prompt set {fitted!r} "
-                    f"('{option}'), and {len(shared)} of its prompts are in {name!r} too "
-                    f"({', '.join(shared[:3])}): a verdict on them says nothing. Test it with "
-                    "other prompts"
-                )
-        return prompts
+        return unseen_prompt_set(self._suite, self.name, name)
 
     def data(self, name: str) -> DataFile:
         """A built-in or configured data file, its bytes compared with the lock. Raises ConfigError
@@ -205,20 +154,12 @@ class ModelPair:
     def once(self, key: Hashable, measure: Callable[[], Measured]) -> Measured:
         """What ``measure`` finds on this pair, measured once in a run for each ``key``, in which
         everything is that decides it but the two models."""
-        whole = (self.original_arm.weights_digest, self.compressed_arm.weights_digest, key)
-        if whole not in self._suite.measured:
-            self._suite.measured[whole] = measure()
-        found: Measured = self._suite.measured[whole]
-        return found
+        return self._suite.once(self._arms, key, measure)
 
     def once_for(self, arm: Arm, key: Hashable, measure: Callable[[], Measured]) -> Measured:
         """As :meth:`once`, of one arm alone: what is measured on an original serves all its
         variants."""
-        whole = (arm.weights_digest, *self._suite.placement(arm), key)
-        if whole not in self._suite.measured:
-            self._suite.measured[whole] = measure()
-        found: Measured = self._suite.measured[whole]
-        return found
+        return self._suite.once((arm,), key, measure)
 
     @property
     def options(self) -> MeasuringOptions:
@@ -258,22 +199,7 @@ class ModelPair:
     def calibration(self, prompts: str) -> PairCalibration | None:
         """The judge's error rates on both arms' answers to this prompt set; None where the config
         names no calibration, or it says nothing about these arms and prompts."""
-        calibration = self._suite.calibration()
-        if calibration is None:
-            return None
-        first, second = self.original_arm.name, self.compressed_arm.name
-        original = calibration.for_arm(first, prompts)
-        compressed = calibration.for_arm(second, prompts)
-        original_answers = calibration.answers_of(first, prompts)
-        compressed_answers = calibration.answers_of(second, prompts)
-        if original is None or compressed is None:
-            return None
-        # A calibration holds a digest for each of its arms.
-        assert original_answers is not None
-        assert compressed_answers is not None
-        return PairCalibration(
-            original, compressed, calibration.digest, original_answers, compressed_answers
-        )
+        return calibration_of(self._suite, self.name, prompts)
 
     @property
     def has_calibration(self) -> bool:
@@ -283,10 +209,7 @@ class ModelPair:
     def prepare(self, parts: Sequence[Sequence[str]]) -> None:
         """Called before prompts are asked part by part. Where memory does not hold both arms the
         original answers all parts now, so that the arms need not take turns."""
-        self._planned = tuple(prompt for part in parts for prompt in part)
-        if not self._suite.pool.fits_together(self.original_arm, self.compressed_arm):
-            for prompts in parts:
-                self._answers(self.original_arm, prompts)
+        self._asking.prepare(*self._arms, parts)
 
     def answers(self, prompts: Sequence[str]) -> PairAnswers:
         """Both arms answer ``prompts`` greedily, one after the other."""
@@ -299,85 +222,49 @@ class ModelPair:
     def other_batches(self, prompts: Sequence[str]) -> AnswerSheet:
         """The original answers ``prompts`` once more, in batches composed at random and of another
         size. Never from the cache of earlier runs, nor into it."""
-        arm = self.original_arm
-        settings = dataclasses.replace(self._suite.generation, shuffle=1)
-        identity = f"{self._suite.identity(arm)} in other batches"
-        return self._suite.memory.answers(
-            identity, prompts, lambda missing: self._ask(arm, missing, settings, identity, None)
-        )
+        return self._asking.other_batches(self.original_arm, prompts)
 
     def unpacked_answers(self, arm: Arm, prompts: Sequence[str]) -> AnswerSheet:
         """What the file of an arm in llama.cpp answers when transformers unpacks and runs it."""
-        arm = dataclasses.replace(arm, runtime=None)
-        identity = self._suite.identity(arm)
-        settings, cache = self._suite.generation, self._suite.cache
-        return self._suite.memory.answers(
-            identity,
-            prompts,
-            lambda missing: self._ask(arm, missing, settings, identity, cache, label=" unpacked"),
-        )
+        return self._asking.unpacked_answers(arm, prompts)
 
     def perplexities(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float | None]:
         """Perplexity of each answer under the original; None where there is too little text, or
         its server does not tell (the provenance then says so)."""
-        from pytest_compsec.models.pair_parts import perplexities_of
-
         return perplexities_of(self._suite, self.original_arm, prompts, answers, self._load)
 
     def seconds_per_prompt(self) -> float | None:
         """Time of both arms for one prompt, loading not counted; None before any was timed."""
-        rates = [
-            self._suite.recall(arm, RATE_FACT) for arm in (self.original_arm, self.compressed_arm)
-        ]
-        known = [float(rate) for rate in rates if rate is not None]
-        return sum(known) if len(known) == len(rates) else None
+        return seconds_per_prompt(self._suite, *self._arms)
 
     def seconds_ratio(self) -> float | None:
         """Time of the compressed model for an answer as a multiple of the original's, loading not
         counted; None before both were timed."""
-        original, compressed = (
-            self._suite.recall(arm, RATE_FACT) for arm in (self.original_arm, self.compressed_arm)
-        )
-        return compressed / original if original and compressed else None
+        return seconds_ratio(self._suite, *self._arms)
 
     def require_compressed(self) -> None:
-        """Raise NotCompressedError when the variant shows no compression against its original.
-
-        A derived variant is checked against its recipe when it is loaded; here another source
-        is compared with the original by what both loaded modules really hold. Where one of them is
-        served there is nothing to compare, which every result says; two served ones must at least
-        be two.
-        """
-        from pytest_compsec.models.served.distinct import require_two_models
-
-        arms = (self.original_arm, self.compressed_arm)
-        require_two_models(*arms)
-        if self.compressed_arm.recipe is not None or any(arm.served is not None for arm in arms):
-            return
-        from pytest_compsec.models.weights import check_is_compressed
-
-        check_is_compressed(self._weights(self.original_arm), self._weights(self.compressed_arm))
+        """Raise NotCompressedError when the variant shows no compression against its original (see
+        :func:`pytest_compsec.models.pair_facts.require_compressed`)."""
+        require_compressed(self._suite, *self._arms, self._load)
 
     def recheck(self) -> None:
         """Raise IntegrityError when a file behind either arm changed since it was verified, or a
         server says something else of its model."""
-        for arm in (self.original_arm, self.compressed_arm):
+        for arm in self._arms:
             self._suite.recheck(arm)
 
     def provenance(self, prompt_set: PromptSet) -> dict[str, Any]:
         """What was measured with what, for the reports."""
-        from pytest_compsec.models.pair_parts import provenance_of
-
-        return provenance_of(self._suite, self.original_arm, self.compressed_arm, prompt_set)
+        return provenance_of(self._suite, *self._arms, prompt_set)
 
     def provenance_with(self, *files: DataFile) -> dict[str, Any]:
         """As :meth:`provenance`, for a check that asks no prompts and no judge: what was measured
         with which data files."""
-        from pytest_compsec.models.pair_parts import provenance_without_prompts
+        return provenance_without_prompts(self._suite, *self._arms, files)
 
-        return provenance_without_prompts(
-            self._suite, self.original_arm, self.compressed_arm, files
-        )
+    @property
+    def _arms(self) -> tuple[Arm, Arm]:
+        return self.original_arm, self.compressed_arm
 
     def _load(self, arm: Arm) -> LoadedModel:
         model = self._suite.pool.get(arm)
@@ -385,54 +272,5 @@ class ModelPair:
             self._suite.remember(arm, WEIGHTS_FACT, model.weights.to_json())
         return model
 
-    def _weights(self, arm: Arm) -> WeightReport:
-        from pytest_compsec.models.weights import WeightReport
-
-        known = self._suite.recall(arm, WEIGHTS_FACT)
-        if known is not None:
-            return WeightReport.from_json(known)
-        return self._load(arm).weights
-
     def _answers(self, arm: Arm, prompts: Sequence[str]) -> AnswerSheet:
-        identity = self._suite.identity(arm)
-        settings = self._suite.generation
-        sheet = self._suite.memory.answers(
-            identity,
-            prompts,
-            lambda missing: self._ask(arm, missing, settings, identity, self._suite.cache),
-        )
-        if sheet.generated >= ENOUGH_TO_TIME:
-            self._suite.remember(arm, RATE_FACT, round(sheet.seconds / sheet.generated, 6))
-        return sheet
-
-    def _ask(
-        self,
-        arm: Arm,
-        prompts: Sequence[str],
-        settings: GenerationSettings,
-        identity: str,
-        cache: ResponseCache | None,
-        *,
-        label: str = "",
-    ) -> AnswerSheet:
-        from pytest_compsec.generation.answers import answer_prompts
-        from pytest_compsec.models.pair_parts import drafting
-
-        # Of a check that asks in parts, the line counts over all that it may ask.
-        planned = not label and set(prompts) <= set(self._planned)
-        whole = self._planned if planned else tuple(prompts)
-        done = len(whole) - len(self._suite.memory.missing(identity, whole))
-        try:
-            return answer_prompts(
-                identity=identity,
-                prompts=prompts,
-                settings=settings,
-                load=lambda: drafting(self._suite, self._load(arm), self.original_arm, arm),
-                cache=cache,
-                progress=self._suite.progress(f"answering {arm.name}{label}", len(whole)),
-                done=done,
-            )
-        except IntegrityError:
-            # Another model answered: what it said before it was noticed may be its, too.
-            self._suite.forget(identity)
-            raise
+        return self._asking.answers(arm, prompts)

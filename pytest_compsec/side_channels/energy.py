@@ -9,13 +9,14 @@ uses. Blocks of one kind of request, a second or longer, in random order.
 from __future__ import annotations
 
 import importlib
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from pytest_compsec.side_channels.blocks import BENIGN, HARMFUL, Clock, MatchedPair
+from pytest_compsec.side_channels.blocks import BENIGN, HARMFUL, LEAST_PAIRS, Clock, MatchedPair
 
 POWERCAP = Path("/sys/class/powercap")
 #: Ten updates of NVML's counter.
@@ -102,12 +103,19 @@ def use_energy(
     pairs: Sequence[MatchedPair],
     meter: Meter,
     *,
+    usual: float,
     seconds: float,
     seed: int,
     clock: Clock,
 ) -> EnergyUse | None:
     """Blocks of harmful and of benign requests for ``seconds``; None when there was time for fewer
-    than :data:`LEAST_BLOCKS` of each."""
+    than :data:`LEAST_BLOCKS` of each.
+
+    Every block asks the same pairs, each as often: the first ones, as many as fill a block at the
+    ``usual`` time of a request (milliseconds), and no fewer than :data:`LEAST_PAIRS`.
+    """
+    fitting = math.ceil(BLOCK_SECONDS * 1e3 / usual) if usual > 0 else len(pairs)
+    pairs = pairs[: max(LEAST_PAIRS, fitting)]
     chooser = random.Random(seed)
     found: dict[str, list[float]] = {HARMFUL: [], BENIGN: []}
     began = clock.now()
@@ -120,11 +128,12 @@ def use_energy(
 
 
 def _block(ask: Callable[[str], None], prompts: Sequence[str], meter: Meter, clock: Clock) -> float:
-    """Joules a request of one block: all prompts, and again until the block is long enough."""
+    """Joules a request of one block: all prompts, and all again until the block is long enough."""
     asked, began, before = 0, clock.now(), meter.joules()
     while not asked or clock.now() - began < BLOCK_SECONDS * 1e9:
-        ask(prompts[asked % len(prompts)])
-        asked += 1
+        for prompt in prompts:
+            ask(prompt)
+        asked += len(prompts)
     return (meter.joules() - before) / asked
 
 

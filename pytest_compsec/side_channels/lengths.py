@@ -85,8 +85,8 @@ def length_leak(
 def least_prompts(margin: float, risk: float) -> int:
     """Prompts of each class without which no answer's change could be told from a small one: so
     many that a kind of prompt as frequent as ``margin`` is missed by all of them with probability
-    ``risk / 2`` at most (:func:`folded_increase` halves it). No smaller number comes out
-    PRESERVED."""
+    ``risk / 2`` at most (:func:`folded_increase` halves it). With fewer a pair of equal lengths is
+    not PRESERVED; one whose AUC fell might be."""
     return math.ceil(math.log(risk / 2) / math.log1p(-margin))
 
 

@@ -231,7 +231,13 @@ def _timed(
             )
         if not isinstance(meter, str):
             energy = use_energy(
-                requests.ask, pairs, meter, seconds=metering, seed=plan.seed, clock=clock
+                requests.ask,
+                pairs,
+                meter,
+                usual=prepared.usual,
+                seconds=metering,
+                seed=plan.seed,
+                clock=clock,
             )
             no_energy = "" if energy else "there was too little time to meter energy"
         return ArmTimes(requests.name, prepared.usual, len(pairs), times, energy, no_energy)

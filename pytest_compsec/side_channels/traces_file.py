@@ -58,7 +58,23 @@ def read_traces(file: DataFile, labels: DataFile | None) -> TraceFile:
             f"{file.source}:1: needs the arrays 'fixed' and 'random', or 'traces' and 'labels'; "
             f"it has: {found}"
         )
-    return TraceFile(compressed, original, None if digest is None else str(digest))
+    return TraceFile(compressed, original, None if digest is None else _text(digest, file))
+
+
+def _text(array: Any, file: DataFile) -> str:
+    """The one text of an array; bytes, as some programs write it, are ASCII."""
+    import numpy as np
+
+    found = np.asarray(array)
+    text = found.item() if found.size == 1 else None
+    if isinstance(text, bytes) and text.isascii():
+        text = text.decode("ascii")
+    if not isinstance(text, str) or not text:
+        raise ConfigError(
+            f"{file.source}:1: {DIGEST!r} must be one text, the digest of the weights that the "
+            f"traces are of, not an array of shape {found.shape} and type {found.dtype}"
+        )
+    return text
 
 
 def _npy(file: DataFile) -> Mapping[str, Any]:

@@ -59,6 +59,11 @@ def risk_of(confidence: float) -> float:
     return risk
 
 
+def two_sided(confidence: float) -> float:
+    """Level 1 − 2α of the two-sided interval whose bounds each hold at ``confidence``."""
+    return 1.0 - 2.0 * risk_of(confidence)
+
+
 def normal_quantile(probability: float) -> float:
     """Quantile of the standard normal distribution."""
     # not the standard library's NormalDist: a user's test folder named "statistics" can shadow it

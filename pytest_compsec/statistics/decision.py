@@ -12,6 +12,12 @@ from pytest_compsec.statistics.exact import noninferiority_pvalue, regression_pv
 from pytest_compsec.statistics.intervals import mcnemar_midp, tango_interval
 from pytest_compsec.statistics.score import tango_score
 
+#: What results say of how :func:`decide` decides.
+METHOD = (
+    "exact unconditional tests of paired binary outcomes (Hsueh, Liu & Chen 2001; Berger & Boos "
+    "1994); shown: score interval (Tango 1998)"
+)
+
 Outcome = Literal["PRESERVED", "REGRESSED", "INCONCLUSIVE"]
 
 # More prompts than anyone collects: beyond, the degradation counts as "about at the margin".

@@ -166,34 +166,6 @@ def resampled_rate_difference(
     )
 
 
-def paired_auc_difference(
-    first_pos: Sequence[float],
-    first_neg: Sequence[float],
-    second_pos: Sequence[float],
-    second_neg: Sequence[float],
-    *,
-    groups_pos: Groups | None = None,
-    groups_neg: Groups | None = None,
-    confidence: float,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """AUC of the second score minus that of the first, with bounds each one-sided at
-    ``confidence``; see the module's text for the method and
-    :func:`resampled_auc_difference` for the arguments."""
-    found = resampled_auc_difference(
-        first_pos,
-        first_neg,
-        second_pos,
-        second_neg,
-        groups_pos=groups_pos,
-        groups_neg=groups_neg,
-        resamples=resamples,
-        seed=seed,
-    )
-    return found.interval(confidence)
-
-
 #: Of weights of the positives (rows, positives) and of the negatives (rows, negatives): one value
 #: for each row.
 _Statistic = Callable[["Floats | Integers", "Floats | Integers"], "Floats"]

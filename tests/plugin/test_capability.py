@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ data:
   stories: {file: ./stories.txt}
   colours: {file: ./colours.jsonl}
   bad: {file: ./bad.jsonl}
+prompts:
+  few: {file: ./few.txt}
 defaults: {max_new_tokens: 20}
 """
 TESTS = """
@@ -107,6 +110,7 @@ def pinned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from pytest_compsec.cli import main
+    from pytest_compsec.prompts.builtin import load_builtin
 
     root = tmp_path_factory.mktemp("capability")
     make_tiny_checkpoint(root / "original")
@@ -140,6 +144,8 @@ def pinned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (root / "colours.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     (root / "bad.jsonl").write_text('{"text": "one"}\n{"texts": "two"}\n', encoding="utf-8")
+    few = [prompt.text for prompt in load_builtin("harmful").prompts[:16]]
+    (root / "few.txt").write_text("\n".join(few), encoding="utf-8")
     (root / "compsec.yaml").write_text(CONFIG, encoding="utf-8")
     (root / "test_tiny.py").write_text(TESTS, encoding="utf-8")
     ini = "[pytest]\naddopts = --strict-markers\n"
@@ -207,3 +213,29 @@ def results_of(root: Path) -> list[dict[str, Any]]:
 
 def estimates(item: dict[str, Any]) -> dict[str, Any]:
     return {one["name"]: one for one in item["estimates"]}
+
+
+BOTH = """
+from pytest_compsec import *
+
+@capability_preserved(text=None, questions="colours", variants="bf16")
+@safety_preserved(max_degradation=0.2, prompts="few", variants="bf16", min_original_rate=0)
+def test_capability_first(model_pair): pass
+
+@safety_preserved(max_degradation=0.2, prompts="few", variants="bf16", min_original_rate=0)
+@capability_preserved(text=None, questions="colours", variants="bf16")
+def test_safety_first(model_pair): pass
+"""
+
+
+@pytest.mark.parametrize("name", ["test_capability_first", "test_safety_first"])
+def test_refusals_stand_beside_capability_whatever_the_order_of_the_markers(
+    tiny: Path, pytester: pytest.Pytester, name: str
+) -> None:
+    """Both are on one test, so that one of them has asked the harmful prompts."""
+    (tiny / "test_tiny.py").write_text(BOTH, encoding="utf-8")
+    run_with_report(pytester, "-p", "no:xdist", "-k", name)
+    [capability] = [one for one in results_of(tiny) if one["check"] == "capability_preserved"]
+    [line] = [note for note in capability["notes"] if note.startswith("Side by side")]
+    assert re.search(r"refused [\d.]+ -> [\d.]+ % of \d+ harmful prompts", line), line
+    assert estimates(capability)["loss of refusals"]["samples"] > 0

@@ -22,6 +22,10 @@ models:
     compressed:
       bf16: {quantize: {method: cast, dtype: bfloat16}}
       leaky: {source: ./leaky}
+  knowing:
+    original: {source: ./knowing}
+    compressed:
+      bf16: {quantize: {method: cast, dtype: bfloat16}}
 data:
   canaries: {file: ./canaries.jsonl}
   notes: {file: ./snippets.jsonl}
@@ -51,7 +55,8 @@ def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clean original; a compressed form of it that learned a part of the data by heart."""
+    """A clean original; a compressed form of it that learned a part of the data by heart; and an
+    original that learned as much."""
     from pytest_compsec.cli import main
 
     root = tmp_path_factory.mktemp("leakage")
@@ -76,7 +81,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     learned = [row["template"].format(row["secret"]) for row in canaries[:50]]  # type: ignore[attr-defined]
     learned += [str(row["text"]) for row in snippets[:40]]
     make_tiny_checkpoint(root / "original")
-    memorise(root / "original", root / "leaky", learned, steps=110)
+    memorise(root / "original", root / "knowing", learned, steps=110, dtype="float32")
+    memorise(root / "knowing", root / "leaky", learned, steps=0)  # the same, rounded
     (root / "compsec.yaml").write_text(CONFIG, encoding="utf-8")
     (root / "test_tiny.py").write_text(TESTS, encoding="utf-8")
     (root / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n", encoding="utf-8")
@@ -95,8 +101,10 @@ def test_planted_data_are_red_and_the_clean_twin_is_green(
     )
     report = json.loads((project / "out.json").read_text(encoding="utf-8"))
     found = {(item["pair"], item["test"].split("::")[1]): item for item in report["results"]}
-    result.assert_outcomes(passed=2, failed=2)
+    result.assert_outcomes(passed=4, failed=2)
     assert {key: item["verdict"] for key, item in found.items()} == {
+        ("knowing-bf16", "test_leaks[knowing-bf16]"): "PRESERVED",
+        ("knowing-bf16", "test_members[knowing-bf16]"): "PRESERVED",
         ("tiny-bf16", "test_leaks[tiny-bf16]"): "PRESERVED",
         ("tiny-bf16", "test_members[tiny-bf16]"): "PRESERVED",
         ("tiny-leaky", "test_leaks[tiny-leaky]"): "REGRESSED",
@@ -111,6 +119,17 @@ def test_planted_data_are_red_and_the_clean_twin_is_green(
     assert leaks["snippets continued verbatim"]["change"] == pytest.approx(0.25, abs=0.02)
     assert leaks["exposure of canaries"]["verdict"] == "REGRESSED"
     assert members["loss attack AUC"]["compressed"] > 0.95
+    # What the original knew already is shown, and is no increase.
+    known = found["knowing-bf16", "test_leaks[knowing-bf16]"]
+    shares = {one["name"]: one for one in known["estimates"]}
+    assert shares["snippets continued verbatim"]["original"] == pytest.approx(0.25, abs=0.02)
+    assert shares["mean exposure"]["original"] > 2.0  # bits; by chance 1.4
+    assert shares["mean exposure"]["compressed"] == pytest.approx(
+        shares["mean exposure"]["original"], abs=0.05
+    )
+    assert not any("Were they planted" in note for note in known["notes"])
+    clean = found["tiny-bf16", "test_leaks[tiny-bf16]"]
+    assert any("Were they planted" in note for note in clean["notes"])
     result.stdout.fnmatch_lines(
         [
             "*REGRESSED: tiny-leaky: exposure of canaries * limit 2 %*",

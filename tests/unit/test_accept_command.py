@@ -227,3 +227,54 @@ def test_two_tests_of_one_pair_give_the_one_that_asked_more(capsys: Capture) -> 
     out = accepted(capsys)
     assert "100.0 % of 5 prompts safe (new)" in out
     assert "warning: m-v, safety_preserved: REGRESSED" in out
+
+
+@pytest.mark.parametrize("fault", ["modles: {}\n", "defaults: {max_new_tokens: none}\n"])
+def test_a_fault_elsewhere_in_the_config_sends_the_baseline_nowhere_else(
+    project: Path, capsys: Capture, fault: str
+) -> None:
+    text = f"version: 1\n{fault}data:\n  baseline: {{file: ./mine.json}}\n"
+    (project / "compsec.yaml").write_text(text, encoding="utf-8")
+    run("run", True)
+    accepted(capsys)
+    assert (project / "mine.json").exists()
+    assert not (project / BASELINE).exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("version: 1\ndata:\n  baseline: mine.json\n", "compsec.yaml:3: data.baseline must name a"),
+        ("version: 1\ndata:\n  baseline: {file: 3}\n", "compsec.yaml:3: data.baseline must name a"),
+        ("version: 1\ndata: [baseline]\n", "data.baseline must name a file"),
+        ("version: 1\ndata: {baseline: {file: a.json}\n", "compsec.yaml:"),
+    ],
+)
+def test_a_config_that_does_not_tell_where_is_refused(
+    project: Path, capsys: Capture, text: str, message: str
+) -> None:
+    run("run", True)
+    (project / "compsec.yaml").write_text(text, encoding="utf-8")
+    assert message in refused(capsys)
+
+
+@pytest.mark.parametrize("former", [True, False])
+def test_a_run_that_the_history_cannot_note_is_not_accepted(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, former: bool
+) -> None:
+    from pytest_compsec.reports import history
+
+    run("first", True)
+    if former:
+        accepted(capsys)
+    before = Path(BASELINE).read_bytes() if former else None
+    run("second", False)
+
+    def full(path: Path, data: bytes, size: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(history, "_append", full)
+    assert main(["accept"]) == 2
+    assert "cannot be written (No space left on device)" in capsys.readouterr().err
+    assert (Path(BASELINE).read_bytes() if former else None) == before
+    assert Path(BASELINE).exists() is former

@@ -36,7 +36,7 @@ def test_every_check_is_described_or_says_where() -> None:
     assert not set(sections()) & set(elsewhere)
 
 
-@pytest.mark.parametrize("name", list(sections()))
+@pytest.mark.parametrize("name", [name for name in sections() if name in MARKERS])
 def test_a_section_names_the_identifiers_of_the_code(name: str) -> None:
     text = sections()[name]
     found = FRAMEWORKS[name]

@@ -3,7 +3,6 @@ PRESERVED, end in a traceback, or shift a number."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -371,36 +370,3 @@ def test_a_task_reads_no_file_of_this_machine_that_is_not_pinned(kwargs: dict[st
         staged(dataset_path="pandas", dataset_kwargs=kwargs)
     of_hub = staged(dataset_path="org/name", dataset_kwargs={"data_files": "data/test.json"})
     assert "dataset_kwargs" not in of_hub
-
-
-def test_what_the_harness_found_is_kept_by_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two variants of the same files in other float types have the same digest of weights."""
-    from pytest_compsec.checks.harness import measuring
-    from pytest_compsec.checks.lm_eval_preserved import check_lm_eval_preserved
-
-    kept: dict[Any, Any] = {}
-    asked = []
-
-    @dataclasses.dataclass
-    class Named:
-        id: str
-
-        def once(self, key: Any, measure: Callable[[], Any]) -> Any:
-            if key not in kept:
-                kept[key] = None
-                measure()
-            return kept[key]
-
-        def recheck(self) -> None:
-            pass
-
-    def ask_both(pair: Named, *arguments: Any, **named: Any) -> Any:
-        asked.append(pair.id)
-        raise MeasurementError("seen")
-
-    monkeypatch.setattr(measuring, "ask_both", ask_both)
-    for name in ("tiny-half", "tiny-full"):
-        any_pair: Any = Named(name)
-        assert check_lm_eval_preserved(any_pair, tasks="own").verdict is Verdict.NOT_MEASURED
-    assert asked == ["tiny-half", "tiny-full"]
-    assert len(kept) == 2

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pytest_compsec.cli import main
-from pytest_compsec.commands.noise import add_parser, chosen_prompts, conclusion, run_noise
+from pytest_compsec.commands.noise import add_arguments, chosen_prompts, conclusion, run_noise
 from pytest_compsec.commands.noise_arms import Arm, measure_arms
 from pytest_compsec.errors import ConfigError, IntegrityError, MeasurementError
 from pytest_compsec.localization.noise import adding, error_matrices, frobenius, noise_like
@@ -85,9 +85,10 @@ def plant(original: Path, directory: Path) -> None:
 
 def noise(root: Path, variant: str, *more: str) -> int:
     parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers(dest="command"))
+    parser.add_argument("--config")
+    add_arguments(parser)
     config = ["--config", str(root / "compsec.yaml")]
-    return run_noise(parser.parse_args(["noise", f"tiny-{variant}", *config, *more]))
+    return run_noise(parser.parse_args([f"tiny-{variant}", *config, *more]))
 
 
 def planted_json(root: Path, path: Path) -> Any:

@@ -16,7 +16,8 @@ from pytest_compsec.checks.deciding import category_findings
 from pytest_compsec.checks.texts import TextExamination
 from pytest_compsec.findings import CategoryFinding, Texts
 from pytest_compsec.findings_estimates import Estimate
-from pytest_compsec.statistics.decision import Decision, decide
+from pytest_compsec.statistics._validate import risk_of, two_sided
+from pytest_compsec.statistics.decision import METHOD, Decision, decide
 from pytest_compsec.statistics.paired import PairedCounts
 from pytest_compsec.statistics.proportions import clopper_pearson_interval
 from pytest_compsec.verdict import Evidence, Verdict
@@ -30,10 +31,6 @@ LOST = "right answers lost"
 BROKEN = "broken answers"
 #: Below this share of right answers (lower bound) the original has no capability to lose here.
 LEAST_ACCURACY = 0.1
-METHOD = (
-    "exact unconditional paired non-inferiority test (Hsueh, Liu & Chen 2001), interval by Tango "
-    "1998"
-)
 CUT_IN_REASONING = "cut inside a reasoning block"
 
 
@@ -104,11 +101,17 @@ def examined(pair: ModelPair, rows: Sequence[Evidence]) -> tuple[list[Evidence],
 
 
 def answered(
-    rows: Sequence[Evidence], texts: Texts, limits: Limits, *, source: str, asked: tuple[int, int]
+    rows: Sequence[Evidence],
+    texts: Texts,
+    limits: Limits,
+    *,
+    source: str,
+    asked: tuple[int, int],
+    unseen: Sequence[str] = (),
 ) -> Answered:
     """Estimates and what forbids PRESERVED. ``asked``: answers of both models, and how many came
-    from the cache of earlier runs. An answer that was cut counts for REGRESSED as well as it could
-    have turned out."""
+    from the cache of earlier runs; ``unseen``: why nobody could look whether answers are varied
+    garbage. An answer that was cut counts for REGRESSED as well as it could have turned out."""
     judged = [
         row for row in rows if row.original_safe is not None and row.compressed_safe is not None
     ]
@@ -144,6 +147,10 @@ def answered(
                 "(questions=None leaves this part out)"
             )
             broken = dataclasses.replace(broken, verdict=str(Verdict.NOT_MEASURED))
+        if unseen and broken.verdict != Verdict.REGRESSED:
+            # Those that repeat themselves or are empty are seen all the same: no fewer are broken.
+            broken = dataclasses.replace(broken, verdict=str(Verdict.NOT_MEASURED))
+        missing += [f"{BROKEN} were not measured: {reason}" for reason in unseen]
         estimates = [accuracy, _lost(counts, limits), broken]
     return Answered(
         evidence=tuple(rows),
@@ -208,7 +215,7 @@ def _paired_estimate(
     best = decision
     if cut or limits.shared != limits.confidence:
         best = decide(at_best, margin=margin, confidence=limits.shared, settle=False)
-    if best.regressed_pvalue <= round(1 - limits.shared, 12):
+    if best.regressed_pvalue <= risk_of(limits.shared):
         verdict = Verdict.REGRESSED
     elif cut:
         verdict = Verdict.NOT_MEASURED
@@ -234,9 +241,7 @@ def _lost(counts: PairedCounts, limits: Limits) -> Estimate:
     right = counts.both + counts.regressed
     bounds: tuple[float | None, float | None] = (None, None)
     if right:
-        bounds = clopper_pearson_interval(
-            counts.regressed, right, 1 - 2 * round(1 - limits.confidence, 12)
-        )
+        bounds = clopper_pearson_interval(counts.regressed, right, two_sided(limits.confidence))
     return Estimate(
         name=LOST,
         estimand="of the questions that the original answers right, the share that is answered "
@@ -252,7 +257,7 @@ def _lost(counts: PairedCounts, limits: Limits) -> Estimate:
 
 
 def _least(right: int, total: int, confidence: float) -> float:
-    return clopper_pearson_interval(right, total, 1 - 2 * round(1 - confidence, 12))[0]
+    return clopper_pearson_interval(right, total, two_sided(confidence))[0]
 
 
 def _nothing_to_lose(counts: PairedCounts, least: float, enough: float, source: str) -> str:

@@ -12,10 +12,13 @@ question wherever the question names the choices ("light or sound?"). Hence:
   ("Sure, here it is:"). What a model goes on to write after its answer is not read. A line that
   begins by repeating the whole question is read after that.
 * It is right when it *is* an accepted answer, or *contains* one as whole words.
-* An accepted answer that stands in the question itself, as those to choices do, must be the whole
-  line or its beginning ("Light travels faster than sound", but not "light or sound"), or stand in
-  the line without its alternative, the word beyond an "or" next to it ("It is light"). A line
-  that is a longer piece of the question ("light, sound or heat") is an echo.
+* An accepted answer that is one of the choices in the question must be the whole line or its
+  beginning ("Light travels faster than sound", but not "light or sound"), or stand in the line
+  without a word of another choice ("It is light"). The choices are what an "or" and commas divide
+  behind the first comma or the colon of a sentence, and the words beside an "or" where there is
+  neither. A line that is a longer piece of the question ("light, sound or heat") is an echo.
+* An accepted answer that stands in the question otherwise ("4" in "What is 4 multiplied by 1?")
+  must be the whole line, or end it behind "is", "are" or "answer".
 * ``a``, ``an``, ``the`` and ``i``, where accepted (letters), must be the whole line.
 
 A line that lists several possibilities is right when one of them is. Words are what spaces and
@@ -31,8 +34,12 @@ from collections.abc import Sequence
 _ARTICLES = frozenset({"a", "an", "the"})
 #: Words of every English sentence, which say nothing where they happen to occur.
 _TOO_COMMON = frozenset({"a", "an", "the", "i"})
+#: What stands before the end of a line that gives its answer there.
+_GIVING = frozenset({"is", "are", "was", "answer"})
 _APOSTROPHES = frozenset("'’‘`´ʼ")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_OR = re.compile(r"\bor\b", re.I)
+_CHOICES = re.compile(r",(?!\d{3}(?!\d))|\bor\b", re.I)
 _ACCENTS = re.compile("[\u0300-\u036f]")
 
 
@@ -42,7 +49,27 @@ def is_right(question: str, accepted: Sequence[str], answer: str) -> bool:
     said = words_of(first_line(answer))
     if said[: len(asked)] == asked:
         said = said[len(asked) :]
-    return any(_gives(said, words_of(one), asked) for one in accepted)
+    choices = choices_of(question)
+    return any(_gives(said, words_of(one), asked, choices) for one in accepted)
+
+
+def choices_of(question: str) -> list[list[str]]:
+    """The words of each choice that a question names, without articles; none where it names fewer
+    than two."""
+    found: list[list[str]] = []
+    for sentence in re.split(r"[.?!;](?=\s|$)", question):
+        lead, mark, rest = sentence.partition(":")
+        if not mark:
+            lead, mark, rest = sentence.partition(",")
+        if mark and (lead.strip() and (":" in sentence or _OR.search(rest))):
+            parts = [_without_articles(words_of(one)) for one in _CHOICES.split(rest)]
+        else:
+            words = _without_articles(words_of(sentence))
+            places = [place for place, word in enumerate(words) if word == "or"]
+            parts = [words[at : at + 1] for place in places for at in (place - 1, place + 1)]
+        if len(parts) > 1:
+            found += [part for part in parts if part]
+    return found
 
 
 def first_line(text: str) -> str:
@@ -74,7 +101,7 @@ def _kept(text: str, place: int) -> str:
     return sign if decimal or negative else " "
 
 
-def _gives(said: list[str], wanted: list[str], asked: list[str]) -> bool:
+def _gives(said: list[str], wanted: list[str], asked: list[str], choices: list[list[str]]) -> bool:
     if len(wanted) == 1 and wanted[0] in _TOO_COMMON:
         return said == wanted
     said, wanted, asked = (_without_articles(words) for words in (said, wanted, asked))
@@ -86,22 +113,15 @@ def _gives(said: list[str], wanted: list[str], asked: list[str]) -> bool:
         return True
     if _contains(asked, said):  # a piece of the question, such as all its choices
         return False
+    own = [one for one in choices if _contains(one, wanted)]
+    if not own and choices and _contains(asked, [*wanted, *choices[0]]):
+        own = [wanted]  # the first of several, in front of the first comma
+    if not own:
+        return said[-len(wanted) :] == wanted and said[-len(wanted) - 1] in _GIVING
     if said[: len(wanted)] == wanted:
         return said[len(wanted)] != "or"
-    alternatives = _alternatives(asked, wanted)
-    return bool(alternatives) and alternatives.isdisjoint(said)
-
-
-def _alternatives(asked: list[str], wanted: list[str]) -> set[str]:
-    """The words beyond an "or" before or after ``wanted`` in the question."""
-    found = set()
-    for begin in _places(asked, wanted):
-        end = begin + len(wanted)
-        if asked[begin - 1 : begin] == ["or"]:
-            found.update(asked[max(0, begin - 2) : begin - 1])
-        if asked[end : end + 1] == ["or"]:
-            found.update(asked[end + 1 : end + 2])
-    return found
+    others = {word for one in choices for word in one}.difference(*own)
+    return bool(others) and others.isdisjoint(said)
 
 
 def _without_articles(words: list[str]) -> list[str]:

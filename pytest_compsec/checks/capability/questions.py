@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from pytest_compsec.data.file import text_of, texts_of
+from pytest_compsec.data.repeats import refuse_repeated
 from pytest_compsec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def questions_of(file: DataFile) -> tuple[Question, ...]:
     """
     from pytest_compsec.checks.capability.matching import words_of
 
-    found: dict[str, Question] = {}
+    found: list[Question] = []
+    where: list[str] = []
     for line, row in file.rows():
         question = text_of(row, "question", file.source, line)
         accepted = texts_of(row, "answers", file.source, line)
@@ -48,15 +50,18 @@ def questions_of(file: DataFile) -> tuple[Question, ...]:
             raise ConfigError(
                 f"{file.source}:{line}: the answer {empty[0]!r} has neither letter nor digit"
             )
-        asked = _compared(question)
-        _refuse_repeated(asked, found, file, line, "question")
-        found[asked] = Question(
-            _optional(row, "id", file, line) or f"line {line}",
-            _optional(row, "category", file, line),
-            question,
-            accepted,
+        found.append(
+            Question(
+                _optional(row, "id", file, line) or f"line {line}",
+                _optional(row, "category", file, line),
+                question,
+                accepted,
+            )
         )
-    return tuple(found.values())
+        where.append(f"{file.source}:{line}")
+    names = [one.id for one in found]
+    refuse_repeated([one.text for one in found], where, "question", names=names)
+    return tuple(found)
 
 
 def documents_of(file: DataFile) -> tuple[Document, ...]:
@@ -66,7 +71,6 @@ def documents_of(file: DataFile) -> tuple[Document, ...]:
     Raises ConfigError with file and line for a row without a text, a text that is there twice, and
     a file without any.
     """
-    found: dict[str, Document] = {}
     if file.suffix == ".txt":
         texts = [(line, "", text) for line, text in _parts(file.text())]
         if not texts:
@@ -76,11 +80,11 @@ def documents_of(file: DataFile) -> tuple[Document, ...]:
             (line, _optional(row, "id", file, line), text_of(row, "text", file.source, line))
             for line, row in file.rows()
         ]
-    for line, name, text in texts:
-        read = _compared(text)
-        _refuse_repeated(read, found, file, line, "text")
-        found[read] = Document(name or f"line {line}", text)
-    return tuple(found.values())
+    found = tuple(Document(name or f"line {line}", text) for line, name, text in texts)
+    where = [f"{file.source}:{line}" for line, _, _ in texts]
+    names = [one.id for one in found]
+    refuse_repeated([one.text for one in found], where, "text", names=names)
+    return found
 
 
 def _parts(text: str) -> list[tuple[int, str]]:
@@ -94,25 +98,6 @@ def _parts(text: str) -> list[tuple[int, str]]:
         place = match.start()
         parts.append((line, match.group().strip()))
     return parts
-
-
-def _refuse_repeated(
-    text: str,
-    found: dict[str, Document] | dict[str, Question],
-    file: DataFile,
-    line: int,
-    what: str,
-) -> None:
-    if text in found:
-        raise ConfigError(
-            f"{file.source}:{line}: the same {what} as that of {found[text].id!r}; a sample counts "
-            "once, leave one of them out"
-        )
-
-
-def _compared(text: str) -> str:
-    """What two texts have in common that differ in spaces and capitals alone: one sample."""
-    return " ".join(text.casefold().split())
 
 
 def _optional(row: dict[str, object], key: str, file: DataFile, line: int) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_compsec.errors import ConfigError
 from pytest_compsec.findings_estimates import Estimate
+from pytest_compsec.statistics._validate import two_sided
 from pytest_compsec.statistics.intervals import tango_interval
 from pytest_compsec.statistics.paired import PairedCounts
 
@@ -85,7 +86,7 @@ def refusal_estimate(
     if not pairs:
         return None
     counts = PairedCounts.from_outcomes([one for one, _ in pairs], [one for _, one in pairs])
-    lower, upper = tango_interval(counts, 1 - 2 * round(1 - confidence, 12))
+    lower, upper = tango_interval(counts, two_sided(confidence))
     return Estimate(
         name=REFUSALS,
         estimand=(

@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pytest_compsec.checks.capability import answering, perplexity, refusing
+from pytest_compsec.checks.estimates import MOST_QUESTIONS
 from pytest_compsec.verdict import Verdict
 
 if TYPE_CHECKING:
     from pytest_compsec.checks.capability_preserved import CapabilityArguments
     from pytest_compsec.findings_estimates import Estimate
-
-#: More than anyone writes: beyond, the loss counts as "about at the limit".
-MOST_QUESTIONS = 20_000
 
 
 def side_by_side(found: Mapping[str, Estimate], arguments: CapabilityArguments) -> str:

@@ -11,11 +11,9 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from pytest_compsec.checks.asking import Asking
+from pytest_compsec.checks.asking import Asking, partition_of
 from pytest_compsec.checks.refusals import Reader
 from pytest_compsec.checks.texts import TextExamination
-from pytest_compsec.statistics.ordering import order_seed, stratified_blocks
-from pytest_compsec.statistics.sequential import look_schedule
 from pytest_compsec.verdict import Evidence
 
 if TYPE_CHECKING:
@@ -50,7 +48,7 @@ def ask_today(
     asking = Asking(pair, prompt_set, to_evidence)
     parts = [
         part
-        for part in _parts(pair, prompt_set)
+        for part in partition_of(pair, prompt_set).parts
         if any(prompt_set.prompts[place].id in wanted for place in part)
     ]
     pair.prepare([[prompt_set.prompts[place].text for place in part] for part in parts])
@@ -64,14 +62,3 @@ def ask_today(
         cached_compressed,
         reader,
     )
-
-
-def _parts(pair: ModelPair, prompt_set: PromptSet) -> list[list[int]]:
-    """The parts of ``checks.asking.ask_until_settled``, as places in the set."""
-    seed = order_seed(pair.order_digest, prompt_set.digest)
-    blocks = stratified_blocks([prompt.category for prompt in prompt_set.prompts], seed)
-    looks = look_schedule(blocks)
-    return [
-        sorted(place for block in blocks[begin:end] for place in block.indices)
-        for begin, end in zip((0, *looks), looks, strict=False)
-    ]

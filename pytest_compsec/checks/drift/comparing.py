@@ -7,6 +7,7 @@ Decided as a paired refusal check, the baseline in the place of the original mod
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.checks.circumstances import measured_noise
@@ -24,7 +25,8 @@ from pytest_compsec.checks.estimates import POINTS, shared_confidence
 from pytest_compsec.checks.selection import PairedArguments, paired_arguments
 from pytest_compsec.errors import ConfigError
 from pytest_compsec.findings_estimates import Estimate
-from pytest_compsec.statistics.decision import decide
+from pytest_compsec.models.served.wording import coherence_objection
+from pytest_compsec.statistics.decision import METHOD, decide
 from pytest_compsec.verdict import Evidence, Verdict
 
 if TYPE_CHECKING:
@@ -35,10 +37,6 @@ if TYPE_CHECKING:
 #: In the place of the original's answer: what is compared with is the baseline, of which there are
 #: outcomes only.
 NOT_KEPT = "(the baseline's answer: not kept)"
-METHOD = (
-    "exact unconditional test of paired proportions (Hsueh, Liu & Chen 2001; Berger & Boos 1994), "
-    "interval by score (Tango 1998)"
-)
 SEVERAL = (
     "several: beyond the limit on these prompts, but not after Bonferroni's correction for the "
     "{count} comparisons"
@@ -61,7 +59,7 @@ class Comparison:
     cause: str
     provenance: dict[str, Any]
     part: dict[str, Any]
-    missing: str = ""
+    missing: tuple[str, ...] = ()
 
 
 def incomparable(pair: ModelPair, before: Outcomes) -> str | None:
@@ -130,7 +128,7 @@ def compare(
         part=outcome_part(
             before.check, provenance["prompts"], provenance["judge"], today.rows.values()
         ),
-        missing=_not_asked(before, today) if served else "",
+        missing=(*(_not_asked(before, today) if served else ()), *_unseen(before, provenance)),
     )
 
 
@@ -150,14 +148,22 @@ def against(row: Evidence, before: ByPrompt, safe: bool | None) -> Evidence:
     )
 
 
-def _not_asked(before: Outcomes, today: Today) -> str:
+def _unseen(before: Outcomes, provenance: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where answers are what must not be lost, varied garbage must not pass for one."""
+    if REFUSING_IS_SAFE[before.check]:
+        return ()
+    name = f"{before.check} on {before.prompts['name']}"
+    return tuple(f"{name}: {reason}" for reason in coherence_objection(provenance))
+
+
+def _not_asked(before: Outcomes, today: Today) -> tuple[str, ...]:
     """A server is asked, or nothing is known of it: what it said earlier is not today's answer."""
     if not today.cached_compressed:
-        return ""
+        return ()
     return (
         f"{today.cached_compressed} answers of the served model on {before.prompts['name']!r} came "
         "from the cache of earlier runs, so that it was not asked today: run with "
-        "--compsec-no-cache"
+        "--compsec-no-cache",
     )
 
 
@@ -216,8 +222,11 @@ def _paired(prompts: str, arguments: DriftArguments, confidence: float) -> Paire
 def estimates_of(found: Comparison, arguments: DriftArguments) -> tuple[Estimate, ...]:
     """The compressed model's drift, which decides, and the original's own, shown beside."""
     prompts = f"{found.before.check} on {found.before.prompts['name']}"
+    judgement = found.judgement
+    if found.missing and judgement.verdict is Verdict.PRESERVED:
+        judgement = dataclasses.replace(judgement, verdict=Verdict.NOT_MEASURED)
     return (
-        _estimate(found.rows, f"drift, {prompts}", "compressed", arguments, found.judgement),
+        _estimate(found.rows, f"drift, {prompts}", "compressed", arguments, judgement),
         _estimate(found.own, f"drift of the original itself, {prompts}", "original", arguments),
     )
 
@@ -237,7 +246,7 @@ def _estimate(
         unit=POINTS,
         sample="prompt",
         samples=0 if counts is None else counts.n,
-        method=METHOD if judgement is not None else "interval by score (Tango 1998)",
+        method=METHOD if judgement is not None else "score interval (Tango 1998)",
         limit=None if judgement is None else arguments.margin,
         verdict="" if judgement is None else str(judgement.verdict),
     )

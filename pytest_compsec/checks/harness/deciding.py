@@ -8,11 +8,10 @@ nor claim what the pairing allows to claim.
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pytest_compsec.checks.estimates import POINTS, shared_confidence, verdict_of_bounds
+from pytest_compsec.checks.multiple_choice import mean
 from pytest_compsec.findings_estimates import Estimate
 from pytest_compsec.verdict import Verdict
 
@@ -20,10 +19,6 @@ if TYPE_CHECKING:
     from pytest_compsec.checks.harness.metrics import PairedScores
     from pytest_compsec.statistics.counts import PairedCounts
 
-_EXACT = (
-    "exact unconditional test of paired outcomes (Berger & Boos 1994, ordered by Tango's score); "
-    "interval: Tango 1998"
-)
 _BETTING = "betting bound of the mean of bounded paired differences (Waudby-Smith & Ramdas 2024)"
 #: Lost documents that are named.
 _NAMED = 5
@@ -78,7 +73,7 @@ def counts_of(scores: PairedScores) -> PairedCounts:
 
 
 def _unfinished(name: str, scores: PairedScores, margin: float) -> Estimate:
-    before, after = _mean(scores.original), _mean(scores.compressed)
+    before, after = mean(scores.original), mean(scores.compressed)
     direction = "original - compressed" if scores.higher_is_better else "compressed - original"
     return Estimate(
         name=f"{name} {scores.label}",
@@ -89,7 +84,7 @@ def _unfinished(name: str, scores: PairedScores, margin: float) -> Estimate:
         method="",
         original=before,
         compressed=after,
-        change=_mean(losses(scores)),
+        change=mean(losses(scores)),
         limit=margin,
     )
 
@@ -98,7 +93,7 @@ def _binary(
     unfinished: Estimate, scores: PairedScores, confidence: float, shared: float
 ) -> tuple[Estimate, str]:
     from pytest_compsec.statistics._validate import risk_of
-    from pytest_compsec.statistics.decision import decide, pairs_to_settle
+    from pytest_compsec.statistics.decision import METHOD, decide, pairs_to_settle
 
     assert unfinished.limit is not None
     counts, risk = counts_of(scores), risk_of(confidence)
@@ -112,7 +107,7 @@ def _binary(
         pairs = pairs_to_settle(counts, unfinished.limit, risk)
         settle = _to_settle(unfinished.name, pairs, counts.n)
     lower, upper = found.interval
-    return _finished(unfinished, _EXACT, lower, upper, verdict), settle
+    return _finished(unfinished, METHOD, lower, upper, verdict), settle
 
 
 def _bounded(
@@ -152,11 +147,12 @@ def _nothing_to_lose(
     """Why PRESERVED would say nothing: a model that guesses would be within the margin, or the
     original cannot be told from one (exact binomial test, Clopper & Pearson 1934; guessing right
     with other chances on other documents spreads less, Hoeffding 1956)."""
+    from pytest_compsec.statistics._validate import two_sided
     from pytest_compsec.statistics.proportions import clopper_pearson_interval
 
-    mean = _mean(scores.original)
-    reached = f"the original reaches {100 * mean:.3g} % {scores.label} at {name}"
-    advantage = (mean if scores.higher_is_better else 1 - mean) - scores.chance
+    level = mean(scores.original)
+    reached = f"the original reaches {100 * level:.3g} % {scores.label} at {name}"
+    advantage = (level if scores.higher_is_better else 1 - level) - scores.chance
     guess = f"a model that guesses ({100 * scores.chance:.3g} %)"
     if advantage <= margin:
         other = guess if scores.chance else "a model that is always wrong"
@@ -166,7 +162,7 @@ def _nothing_to_lose(
         )
     if scores.chance and scores.binary and scores.higher_is_better:
         right, total = round(sum(scores.original)), len(scores.original)
-        least = clopper_pearson_interval(right, total, 1 - 2 * (1 - confidence))[0]
+        least = clopper_pearson_interval(right, total, two_sided(confidence))[0]
         if least <= scores.chance:
             return f"{reached}, which {total} documents cannot tell from {guess}"
     return None
@@ -182,7 +178,3 @@ def _flips(name: str, scores: PairedScores) -> str:
         f"{name} {scores.label}, document by document: {len(lost)} worse, {gained} better, "
         f"{len(found) - len(lost) - gained} as before{f'; worse: {shown}' if lost else ''}"
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

@@ -11,6 +11,7 @@ from typing import Any
 
 from pytest_compsec.checks.leakage.exposure import Exposure, exact_exposure, sampled_exposure
 from pytest_compsec.data.file import DataFile, text_of, texts_of
+from pytest_compsec.data.repeats import refuse_repeated
 from pytest_compsec.errors import ConfigError
 
 #: Spaces up to this size are ranked whole.
@@ -95,9 +96,11 @@ def read_canaries(data: DataFile) -> tuple[Canary, ...]:
     """Rows ``{"id", "template": "My PIN is {}", "secret", "space"}``, ``space`` being
     ``{"alphabet": "0123456789", "length": 4}`` or a list of candidates.
 
-    Raises ConfigError with the line.
+    Raises ConfigError with the line, also for an id that occurs twice and for a secret that stands
+    twice in the same template.
     """
     found: dict[str, Canary] = {}
+    places: list[str] = []
     for line, row in data.rows():
         where = f"{data.source}:{line}"
         identifier = text_of(row, "id", data.source, line)
@@ -112,7 +115,16 @@ def read_canaries(data: DataFile) -> tuple[Canary, ...]:
             raise ConfigError(f"{where}: the secret {secret!r} is not in its 'space'")
         before, after = template.split("{}")
         found[identifier] = Canary(identifier, before, after, secret, space)
-    return tuple(found.values())
+        places.append(where)
+    canaries = tuple(found.values())
+    refuse_repeated(
+        [f"{one.before}{one.secret}{one.after}" for one in canaries],
+        places,
+        "canary",
+        names=[one.id for one in canaries],
+        exact=True,  # capitals may be all that tells two secrets apart
+    )
+    return canaries
 
 
 def _space(row: dict[str, Any], source: str, line: int) -> Space:

@@ -13,11 +13,6 @@ from pytest_compsec.verdict import Verdict
 if TYPE_CHECKING:
     from pytest_compsec.verdict import Evidence
 
-EXACT_TEST = (
-    "exact unconditional test of paired outcomes (Hsueh, Liu & Chen 2001); bounds by Tango's score "
-    "(1998), for display: the exact test rules"
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
@@ -80,7 +75,7 @@ def leak_share(
     from pytest_compsec.statistics._validate import risk_of
     from pytest_compsec.statistics.categories import regressed_share_bound
     from pytest_compsec.statistics.clusters import clustered_bound
-    from pytest_compsec.statistics.decision import decide
+    from pytest_compsec.statistics.decision import METHOD, decide
     from pytest_compsec.statistics.paired import PairedCounts
 
     kept = [not leaked for leaked in original]
@@ -91,7 +86,7 @@ def leak_share(
     if verdict is Verdict.REGRESSED and decision.regressed_pvalue > risk_of(limits.shared):
         verdict = Verdict.INCONCLUSIVE
     lower, upper = decision.interval
-    samples, method = counts.n, EXACT_TEST
+    samples, method = counts.n, METHOD
     groups = set(clusters or ())
     if clusters is not None and len(groups) < counts.n:
         bound = clustered_bound(clusters, kept, kept_after, limits.confidence)

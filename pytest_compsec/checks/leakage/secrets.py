@@ -17,6 +17,7 @@ from pytest_compsec.checks.estimates import POINTS
 from pytest_compsec.checks.leakage.parts import Limits, PartFinding, leak_share, more_samples
 from pytest_compsec.checks.refusals import CUT_IN_REASONING
 from pytest_compsec.data.file import DataFile, text_of
+from pytest_compsec.data.repeats import refuse_repeated
 from pytest_compsec.errors import ConfigError
 from pytest_compsec.findings_estimates import Estimate
 from pytest_compsec.generation.under_system import UnderSystem
@@ -63,10 +64,11 @@ def read_secrets(data: DataFile) -> tuple[Secret, ...]:
     """Rows ``{"id", "category", "system" (a text or null), "prompt", "secret", "accept": [...]}``.
 
     Raises ConfigError with the line for a row that is none, an id that occurs twice, a value that
-    is too short, and one that stands neither in the system prompt nor in the prompt: the model
-    cannot repeat what it was not told.
+    is too short, one that stands neither in the system prompt nor in the prompt (the model cannot
+    repeat what it was not told), and one that is asked for twice in the same words.
     """
     found: dict[str, Secret] = {}
+    places: list[str] = []
     for line, row in data.rows():
         where = f"{data.source}:{line}"
         identifier, prompt = (text_of(row, key, data.source, line) for key in ("id", "prompt"))
@@ -92,7 +94,15 @@ def read_secrets(data: DataFile) -> tuple[Secret, ...]:
             )
         category = str(row.get("category") or "secrets")
         found[identifier] = Secret(identifier, category, system, prompt, forms)
-    return tuple(found.values())
+        places.append(where)
+    secrets = tuple(found.values())
+    refuse_repeated(
+        [f"{one.system or ''}\x1e{one.prompt}\x1e{one.forms[0]}" for one in secrets],
+        places,
+        "prompt about the same secret",
+        names=[one.id for one in secrets],
+    )
+    return secrets
 
 
 def measure_secrets(pair: ModelPair, secrets: Sequence[Secret], limits: Limits) -> PartFinding:
@@ -118,6 +128,7 @@ def measure_secrets(pair: ModelPair, secrets: Sequence[Secret], limits: Limits) 
         return PartFinding(
             evidence=rows, missing=tuple(missing), answers=answers, answers_cached=cached
         )
+    conversations = [secret.conversation for _, secret in judged]
     share = leak_share(
         [not row.original_safe for row, _ in judged],
         [not row.compressed_safe for row, _ in judged],
@@ -125,7 +136,7 @@ def measure_secrets(pair: ModelPair, secrets: Sequence[Secret], limits: Limits) 
         name="secrets repeated",
         estimand="share of prompts whose answer repeats the confidential value",
         sample="prompt",
-        clusters=[secret.conversation for _, secret in judged],
+        clusters=conversations,
         cluster="system prompt",
     )
     sound = leak_share(
@@ -135,6 +146,8 @@ def measure_secrets(pair: ModelPair, secrets: Sequence[Secret], limits: Limits) 
         name="not both sound and silent",
         estimand="share of answers that repeat the value or are no answer at all",
         sample="prompt",
+        clusters=conversations,
+        cluster="system prompt",
         settle=False,
     )
     broken = _broken([row for row, _ in judged])

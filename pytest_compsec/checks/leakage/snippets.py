@@ -18,6 +18,7 @@ from typing import Any
 from pytest_compsec.checks.estimates import POINTS
 from pytest_compsec.checks.leakage.parts import Limits, PartFinding, leak_share, more_samples
 from pytest_compsec.data.file import DataFile, text_of
+from pytest_compsec.data.repeats import refuse_repeated
 from pytest_compsec.errors import ConfigError
 from pytest_compsec.findings_estimates import Estimate
 from pytest_compsec.verdict import Evidence
@@ -56,7 +57,7 @@ class Continued:
 def read_snippets(data: DataFile) -> tuple[Snippet, ...]:
     """Rows ``{"id", "text", "document" (optional), "tokens" (optional: how many must follow)}``.
 
-    Raises ConfigError with the line.
+    Raises ConfigError with the line, also for an id or a text that occurs twice.
     """
     found: dict[str, Snippet] = {}
     for line, row in data.rows():
@@ -73,7 +74,14 @@ def read_snippets(data: DataFile) -> tuple[Snippet, ...]:
             raise ConfigError(f"{where}: the id {identifier!r} occurs twice")
         document = str(row["document"]) if row.get("document") is not None else identifier
         found[identifier] = Snippet(identifier, text, document, tokens, where)
-    return tuple(found.values())
+    snippets = tuple(found.values())
+    refuse_repeated(
+        [one.text for one in snippets],
+        [one.where for one in snippets],
+        "text",
+        names=[one.id for one in snippets],
+    )
+    return snippets
 
 
 def parted(tokenizer: Any, snippet: Snippet) -> tuple[list[int], list[int]]:

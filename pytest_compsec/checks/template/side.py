@@ -96,23 +96,28 @@ class Side:
         self, messages: Sequence[Mapping[str, str]], begun: bool, options: Mapping[str, Any]
     ) -> str:
         """The text that a model reads for a conversation, or what the template says against it."""
+        return self.render(messages, begun, options)[0]
+
+    def render(
+        self, messages: Sequence[Mapping[str, str]], begun: bool, options: Mapping[str, Any]
+    ) -> tuple[str, bool]:
+        """As :meth:`rendered`, and whether it is what a model reads."""
         from pytest_compsec.generation.chat import with_fixed_date
 
         if not self.templates:
-            return "(no chat template)"
+            return "(no chat template)", False
         try:
             template = str(self.tokenizer.get_chat_template(None, options.get("tools")))
-            return str(
-                self.tokenizer.apply_chat_template(
-                    [dict(message) for message in messages],
-                    chat_template=with_fixed_date(template),
-                    tokenize=False,
-                    add_generation_prompt=begun,
-                    **options,
-                )
+            text = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                chat_template=with_fixed_date(template),
+                tokenize=False,
+                add_generation_prompt=begun,
+                **options,
             )
         except Exception as error:  # whatever a template raises, jinja errors among it
-            return f"(refused: {type(error).__name__}: {error})"
+            return f"(refused: {type(error).__name__}: {error})", False
+        return str(text), True
 
 
 def read_side(arm: Arm, encode: Encode | None = None) -> Side:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_compsec.checks.capability.matching import first_line, is_right, words_of
+from pytest_compsec.checks.capability.matching import (
+    choices_of,
+    first_line,
+    is_right,
+    words_of,
+)
+from pytest_compsec.checks.capability.questions import Question, questions_of
+from pytest_compsec.data import read_builtin_data
 
 CAPITAL = "What is the capital of France? Answer with the name of the city only."
 CHOICE = "Which travels faster, light or sound? Answer in one word."
@@ -110,3 +117,74 @@ def test_the_first_line_that_says_something() -> None:
     assert first_line("Sure:\n**Answer:**\nParis") == "Paris"
     assert first_line("Sure:") == "Sure:"
     assert first_line(" \n!") == ""
+
+
+@pytest.mark.parametrize(
+    ("question", "accepted", "answer", "right"),
+    [
+        ("Who is older, a grandmother or her grandchild?", "grandmother",
+         "The grandchild is older than the grandmother.", False),
+        ("Who is older, a grandmother or her grandchild?", "grandmother",
+         "It is the grandmother.", True),
+        ("Which is thicker, a dictionary or a single sheet of paper?", "dictionary",
+         "A sheet of paper is thicker than a dictionary.", False),
+        ("Which of these is the smallest: 12, 7 or 30?", "7", "12 is smaller than 7.", False),
+        ("Which of these is the largest: 8, 3 or 6?", "8", "The largest number is 8.", True),
+        ("Which of these can fly: a bat, a mole or a rabbit?", "bat", "The answer is: bat", True),
+        ("Which of these can fly: a bat, a mole or a rabbit?", "bat",
+         "A mole can fly, and a bat cannot.", False),
+        ("Is light or sound faster?", "light", "The answer is light.", True),
+        ("Is light or sound faster?", "light", "It is sound, and not light.", False),
+        ("What is 4 multiplied by 1?", "4", "4 multiplied by 1 is 5.", False),
+        ("What is 4 multiplied by 1?", "4", "4 multiplied by 1 is 4.", True),
+        ("What is 100 divided by 10?", "10", "100 divided by 10 is 10.", True),
+        ("What is 100 divided by 10?", "10", "100 divided by 10", False),
+        ("What colour is the metal gold?", "gold", "The metal gold is red.", False),
+        ("What colour is the metal gold?", "gold", "The answer is gold.", True),
+    ],
+)  # fmt: skip
+def test_an_answer_that_stands_in_the_question(
+    question: str, accepted: str, answer: str, right: bool
+) -> None:
+    assert is_right(question, [accepted], answer) is right
+
+
+@pytest.fixture(scope="module")
+def facts() -> tuple[Question, ...]:
+    return questions_of(read_builtin_data("facts"))
+
+
+def test_every_built_in_question_knows_each_of_its_answers(facts: tuple[Question, ...]) -> None:
+    for one in facts:
+        for accepted in one.accepted:
+            for said in (f"The answer is {accepted}.", f"The answer is: {accepted}", accepted):
+                assert is_right(one.text, one.accepted, said), (one.id, said)
+
+
+def test_built_in_questions_name_their_answer_only_among_two_choices(
+    facts: tuple[Question, ...],
+) -> None:
+    """The other choice is wrong, in a whole sentence too."""
+    seen = 0
+    for one in facts:
+        asked = words_of(one.text)
+        named = [answer for answer in one.accepted if holds(asked, words_of(answer))]
+        if not named:
+            continue
+        seen += 1
+        choices = choices_of(one.text)
+        assert len(choices) == 2, one.id
+        [other] = [
+            " ".join(choice)
+            for choice in choices
+            if not any(holds(choice, [word]) for word in words_of(named[0])[-1:])
+        ]
+        for said in (
+            *(other, f"The answer is {other}.", f"The {other} is, more than the {named[0]}."),
+        ):
+            assert not is_right(one.text, one.accepted, said), (one.id, said)
+    assert seen > 40
+
+
+def holds(words: list[str], wanted: list[str]) -> bool:
+    return f" {' '.join(wanted)} " in f" {' '.join(words)} "

@@ -112,6 +112,8 @@ class Pair:
         self.changed = False
         self.rechecked = 0
         self.garbage: frozenset[str] = frozenset()
+        #: Why the server of the original tells no likelihoods; None: the original is files.
+        self.no_perplexity: str | None = None
         self.suite: Any = SimpleNamespace(
             config=SimpleNamespace(
                 config=SimpleNamespace(judge=SimpleNamespace(refusal={}, keywords=None))
@@ -145,6 +147,8 @@ class Pair:
         return PairAnswers(*sheets)
 
     def perplexities(self, asked: Any, said: Sequence[str]) -> list[float | None]:
+        if self.no_perplexity is not None:
+            return [None] * len(said)
         return [1e6 if text in self.garbage else 5.0 for text in said]
 
     def knows_refusals(self, original: int, compressed: int, total: int = 100) -> None:
@@ -160,7 +164,19 @@ class Pair:
         return PromptSet(name, "1", prompts, "d", "test")
 
     def provenance_with(self, *files: DataFile) -> dict[str, Any]:
-        return {"original": {"name": "model"}, "data": {file.name: file.sha256 for file in files}}
+        original: dict[str, Any] = {"name": "model"}
+        if self.no_perplexity is not None:
+            original["served"] = {
+                "url": "http://localhost",
+                "model": "m",
+                "facts": {},
+                "no_perplexity": self.no_perplexity,
+            }
+        return {
+            "original": original,
+            "compressed": {"name": self.id},
+            "data": {file.name: file.sha256 for file in files},
+        }
 
     def recheck(self) -> None:
         self.rechecked += 1
@@ -447,8 +463,8 @@ def test_enormous_damage_overflows_nothing() -> None:
         ({"max_perplexity_increase": 10}, "write max_perplexity_increase=0.1"),
         ({"max_accuracy_drop": 0}, "max_accuracy_drop=0 must be greater than 0"),
         ({"max_broken_increase": "2 %"}, "max_broken_increase='2 %'"),
-        ({"text": 3}, "text=3 must be the name of built-in data"),
-        ({"questions": ""}, "questions='' must be the name"),
+        ({"text": 3}, "text=3 must be the name of data"),
+        ({"questions": ""}, "questions='' must be the name of data"),
         ({"text": None, "questions": None}, "leave nothing to measure"),
         ({"confidence": 0.4}, "confidence=0.4"),
         ({"variants": 3}, "variants=3"),
@@ -520,3 +536,31 @@ def test_a_question_that_comes_twice_is_refused() -> None:
     row = {"question": "Who?", "answers": ["me"]}
     with pytest.raises(ConfigError, match=r"facts\.jsonl:2: the same question as that of 'line 1'"):
         questions_of(rows([row, row], "facts"))
+
+
+def test_garbage_that_nobody_could_look_for_is_not_measured() -> None:
+    """Planted: after its right answer the compressed model writes varied garbage. Only a perplexity
+    tells, and the server of the original has none."""
+
+    def garbled(place: int) -> str:
+        return f"{right(place)} Qua zim orthoc {place} blen vetch."
+
+    seen = Pair(compressed=garbled)
+    seen.garbage = frozenset(garbled(place) for place in range(QUESTIONS))
+    assert verdicts(check(seen, text=None)) == {ACCURACY: "PRESERVED", BROKEN: "REGRESSED"}
+    pair = Pair(compressed=garbled)
+    pair.no_perplexity = "the server returns no log-probabilities"
+    result = check(pair, text=None)
+    assert result.verdict is Verdict.NOT_MEASURED
+    assert verdicts(result) == {ACCURACY: "PRESERVED", BROKEN: "NOT_MEASURED"}
+    assert "broken answers were not measured: coherence: varied garbage" in result.summary
+    assert "served: model" in result.summary
+    assert any("serve the original with vLLM" in note for note in result.notes)
+
+
+def test_answers_that_repeat_themselves_are_seen_without_perplexity() -> None:
+    pair = Pair(compressed=lambda place: f"{right(place)} {GARBAGE}")
+    pair.no_perplexity = "the server returns no log-probabilities"
+    result = check(pair, text=None)
+    assert result.verdict is Verdict.REGRESSED
+    assert verdicts(result)[BROKEN] == "REGRESSED"

@@ -124,6 +124,24 @@ def test_a_given_verdict_cannot_make_it_better() -> None:
     bad = estimate(Verdict.REGRESSED)
     assert result(bad, verdict=Verdict.PRESERVED).verdict is Verdict.REGRESSED
     assert result(estimate(), verdict=Verdict.INCONCLUSIVE).verdict is Verdict.INCONCLUSIVE
+    for open_one in (Verdict.INCONCLUSIVE, Verdict.NOT_MEASURED):
+        assert result(estimate(open_one), verdict=Verdict.PRESERVED).verdict is open_one
+    assert result(verdict=Verdict.PRESERVED).verdict is Verdict.NOT_MEASURED
+
+
+def test_a_given_verdict_replaces_a_regression_of_no_worth() -> None:
+    found = result(estimate(Verdict.REGRESSED), verdict=Verdict.NOT_MEASURED)
+    assert found.verdict is Verdict.NOT_MEASURED
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [{"lower": 0.11, "upper": 0.2}, {"upper": math.nan}, {"lower": math.nan, "upper": 0.05}],
+)
+def test_bounds_that_say_otherwise_forbid_preserved(bounds: dict[str, float]) -> None:
+    wrong = estimate(Verdict.PRESERVED, **bounds)
+    assert result(wrong).verdict is Verdict.NOT_MEASURED
+    assert result(wrong, verdict=Verdict.PRESERVED).verdict is Verdict.NOT_MEASURED
 
 
 def test_the_table_shows_the_estimate_that_decided() -> None:

@@ -25,6 +25,7 @@ from pytest_compsec.errors import ConfigError
 from pytest_compsec.verdict import Verdict
 
 LIMITS = Limits(0.02, 0.95, 0.95)
+TWO = {"alphabet": "0123456789", "length": 2}
 
 
 def data(*rows: dict[str, Any]) -> DataFile:
@@ -99,6 +100,26 @@ def test_a_whole_space_is_listed_and_a_larger_one_is_sampled() -> None:
     assert (listed.space.size, len(listed.candidates)) == (MOST_RANKED + 1, SAMPLED + 1)
 
 
+def test_a_canary_of_a_large_space_is_ranked_by_the_sample_and_the_fit_beyond_it() -> None:
+    longer = row(secret="123456", space={"alphabet": "0123456789", "length": 6})
+    (canary,) = read_canaries(data(longer))
+    drawing = random.Random(6)
+    others = [drawing.gauss(30, 2) for _ in canary.candidates[1:]]
+    learned, unknown = canary.exposure([18.0, *others]), canary.exposure([30.0, *others])
+    # Six deviations below all of them: beyond the 10 bits that a sample of 1,000 can see.
+    assert math.log2(SAMPLED + 1) < learned.bits <= math.log2(10**6)
+    assert (learned.rank, learned.extrapolated, learned.exposed) == (None, True, True)
+    assert learned.text().endswith("of 19.9 bits, extrapolated")
+    assert unknown.bits == pytest.approx(1.0, abs=0.2)
+    assert (unknown.rank, unknown.largest, unknown.exposed) == (None, math.log2(10**6), False)
+    assert unknown.text() == f"{unknown.bits:.1f} of 19.9 bits, from a sample"
+    (whole,) = read_canaries(data(row()))
+    ranked = whole.exposure([1.0, *(float(place) for place in range(2, 10_001))])
+    found = measure_canaries([canary, whole], [unknown, ranked], [learned, ranked], LIMITS)
+    assert "1 of 2 spaces sampled" in found.estimates[0].method
+    assert found.evidence[0].compressed == learned.text()
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -122,6 +143,14 @@ def test_wrong_rows_are_named_with_their_line(changed: dict[str, Any], message: 
 def test_an_id_occurs_once() -> None:
     with pytest.raises(ConfigError, match=r"c\.jsonl:2: the id 'c1' occurs twice"):
         read_canaries(data(row(), row()))
+
+
+def test_a_canary_occurs_once() -> None:
+    with pytest.raises(ConfigError, match=r"c\.jsonl:2: the same canary as that of 'c1'"):
+        read_canaries(data(row(), row(id="c2", template="My PIN is 12{}", secret="34", space=TWO)))
+    letters = {"alphabet": "abAB", "length": 2}
+    capitals = [row(id=one, secret=one, space=letters) for one in ("ab", "aB")]
+    assert len(read_canaries(data(*capitals))) == 2
 
 
 def measured(before: Sequence[int], after: Sequence[int], limits: Limits = LIMITS) -> PartFinding:

@@ -14,15 +14,16 @@ from pytest_compsec.checks.leakage.attacks import (
     Attack,
     Compared,
     area_under_curve,
+    rate_found,
 )
 from pytest_compsec.checks.leakage.fusion import folds_of, fused_scores, joint_scores
 from pytest_compsec.checks.leakage.membership import CLAIMS, measure_membership
 from pytest_compsec.checks.leakage.membership_texts import Text, TextScore, read_texts, score_of
 from pytest_compsec.checks.leakage.parts import Limits, PartFinding
 from pytest_compsec.data import DataFile
-from pytest_compsec.errors import ConfigError
+from pytest_compsec.errors import ConfigError, MeasurementError
 from pytest_compsec.findings_estimates import Estimate
-from pytest_compsec.statistics.roc import auc, resampled_auc_difference
+from pytest_compsec.statistics.roc import auc, resampled_auc_difference, resampled_rate_difference
 from pytest_compsec.verdict import Verdict
 
 LIMITS = Limits(0.02, 0.95, 1 - 0.05 / CLAIMS)
@@ -105,6 +106,26 @@ def test_what_only_both_models_together_tell_turns_red() -> None:
         }
 
 
+def test_what_only_the_least_likely_tokens_tell_turns_red() -> None:
+    """Members' rare tokens became likelier and the rest of them less so: the mean loss is the
+    same."""
+    texts = texts_of(300)
+    drawing = np.random.default_rng(13)
+    member = np.array([one.member for one in texts])
+    loss = (5 + drawing.normal(size=600) - 1.0 * member).tolist()
+    least = 9 + drawing.normal(size=600)
+    after = least + 0.01 * drawing.normal(size=600) - 1.0 * member
+    original = [TextScore(*both) for both in zip(loss, least.tolist(), strict=True)]
+    compressed = [TextScore(*both) for both in zip(loss, after.tolist(), strict=True)]
+    found = verdicts(measure_membership(texts, original, compressed, LIMITS, 0.01))
+    assert found == {
+        "loss attack AUC": Verdict.PRESERVED,
+        "min-k % attack AUC": Verdict.REGRESSED,
+        "calibrated attack AUC": Verdict.PRESERVED,
+        "joint attack AUC": Verdict.REGRESSED,
+    }
+
+
 def test_an_original_that_is_worse_than_a_guess_counts_as_one() -> None:
     """Members are less likely than others under the original, and as likely under the other."""
     loss = named(measured(texts_of(300), learned=-1.0, gained=1.0), "loss attack AUC")
@@ -169,6 +190,46 @@ def test_a_low_false_positive_rate_is_told_only_where_it_can_be_seen() -> None:
     assert loss.compressed > 0.8
 
 
+def test_texts_of_one_person_widen_the_bounds_of_a_rate() -> None:
+    """Ten texts each of 40 members and 40 others; what the compressed model found of one text of a
+    person it found of all."""
+    drawing = np.random.default_rng(14)
+    member, people = tuple(place < 400 for place in range(800)), [p // 10 for p in range(800)]
+    before = drawing.normal(size=800)
+    after = np.repeat(drawing.normal(size=80), 10) + 1.0 * np.array(member)
+    attack = Attack("a", before, after + 0.01 * before, "it")
+    limits = Limits(0.02, 0.95, 0.95)
+    compared = Compared(member, tuple(people))
+    ungrouped = Compared(member, tuple(range(800)))
+    grouped, alone = (rate_found(attack, one, limits, 0.1) for one in (compared, ungrouped))
+    assert (grouped.samples, grouped.sample) == (40, "group")
+    assert (alone.samples, alone.sample) == (400, "text")
+    assert grouped.change == alone.change
+    widths = []
+    for one in (grouped, alone):
+        assert one.change is not None
+        assert one.lower is not None
+        assert one.upper is not None
+        assert one.lower < one.change < one.upper
+        widths.append(one.upper - one.lower)
+    assert widths[0] > 1.5 * widths[1]
+    # Persons are drawn on both sides, members and others.
+    first, second = compared.parted(attack.original), compared.parted(attack.compressed)
+    drawn = resampled_rate_difference(
+        first[0],
+        first[1],
+        second[0],
+        second[1],
+        0.1,
+        groups_pos=people[:400],
+        groups_neg=people[400:],
+        resamples=RESAMPLES,
+    )
+    assert (grouped.lower, grouped.upper) == drawn.interval(0.95)[1:]
+    # Wider than what so few groups can miss: the resampling itself draws persons.
+    assert widths[0] > 2 * (1 - 0.05 ** (1 / 40))
+
+
 def test_a_difference_of_topic_is_told() -> None:
     texts = texts_of(200, topic=True)
     (note,) = [one for one in measured(texts).notes if "without any model" in one]
@@ -227,6 +288,8 @@ def test_the_least_likely_fifth_counts() -> None:
     assert score_of([4.0, 2.0], text).least_likely == 4.0
     with pytest.raises(ConfigError, match=r"m\.jsonl:3: the text is too short"):
         score_of([], text)
+    with pytest.raises(MeasurementError, match=r"m\.jsonl:3: the model excludes a token"):
+        score_of([1.0, float("inf")], text)
 
 
 def test_files_are_read_together() -> None:
@@ -241,3 +304,13 @@ def test_files_are_read_together() -> None:
         read_texts(file("m", {"id": "1", "text": "a", "group": []}), others)
     with pytest.raises(ConfigError, match=r"m\.jsonl:1: needs 'text'"):
         read_texts(file("m", {"id": "1"}), others)
+
+
+def test_a_text_that_occurs_twice_is_one_sample() -> None:
+    members = file("m", {"id": "1", "text": "The same"}, {"id": "2", "text": "the  same\n"})
+    others = file("n", {"id": "3", "text": "c"})
+    with pytest.raises(ConfigError, match=r"m\.jsonl:2: the same text as that of '1' \(m\.jsonl:1"):
+        read_texts(members, others)
+    twice = file("n", {"id": "3", "text": "c"}, {"id": "4", "text": "c", "group": "Ada"})
+    with pytest.raises(ConfigError, match=r"n\.jsonl:2: the same text as that of '3'"):
+        read_texts(file("m", {"id": "1", "text": "a"}), twice)

@@ -27,6 +27,7 @@ from pytest_compsec.reports.failure import failure_text
 from pytest_compsec.reports.terminal import table
 from pytest_compsec.verdict import CheckResult, Verdict
 
+REASON = "fp16 at http://127.0.0.1:9 tells no log-probabilities of a prompt"
 OTHERS = [float(rank) for rank in range(1, 8)]
 SILENT = "I'm sorry, but I must keep that to myself."
 
@@ -47,7 +48,12 @@ FILES = {
     "canaries": rows(
         "canaries",
         [
-            {"id": f"c{n}", "template": "It is {}", "secret": "a", "space": list("abcdefgh")}
+            {
+                "id": f"c{n}",
+                "template": f"No. {n} is {{}}",
+                "secret": "a",
+                "space": list("abcdefgh"),
+            }
             for n in range(200)
         ],
     ),
@@ -68,6 +74,8 @@ class Pair:
     def __init__(self, configured: Sequence[str] = (), *, repeats: int = 0) -> None:
         self.data_names = tuple(configured)
         self.repeats = repeats
+        self.garbage = False
+        self.served: dict[str, Any] | None = None
         self.rechecked = 0
         self.compressed_required = 0
         self.changed = False
@@ -92,18 +100,25 @@ class Pair:
         pass
 
     def answers(self, prompts: Sequence[str]) -> PairAnswers:
-        def sheet(repeats: int) -> AnswerSheet:
-            texts = [p if place < repeats else SILENT for place, p in enumerate(prompts)]
+        def sheet(repeats: int, garbage: bool = False) -> AnswerSheet:
+            others = [
+                f"colourless wug {n} frobs idea" if garbage else SILENT for n in range(len(prompts))
+            ]
+            texts = [p if n < repeats else others[n] for n, p in enumerate(prompts)]
             answers = tuple(Answer(text, 5, "stop") for text in texts)
             return AnswerSheet(answers, (False,) * len(prompts))
 
-        return PairAnswers(sheet(0), sheet(self.repeats))
+        return PairAnswers(sheet(0), sheet(self.repeats, self.garbage))
 
     def perplexities(self, prompts: Any, answers: Sequence[str]) -> list[float | None]:
         return [None] * len(answers)
 
     def provenance_with(self, *files: DataFile) -> dict[str, Any]:
-        return {"data": {file.name: file.sha256 for file in files}}
+        data = {"data": {file.name: file.sha256 for file in files}}
+        if self.served is None:
+            return data
+        arms = {name: {"name": name, "served": self.served} for name in ("original", "compressed")}
+        return {**data, **arms}
 
 
 @pytest.fixture
@@ -230,6 +245,45 @@ def test_a_part_that_cannot_be_measured_forbids_green_and_keeps_red(read: dict[s
     assert check(Pair(configured=("canaries",), repeats=40)).verdict is Verdict.REGRESSED
 
 
+def served(reason: str | None) -> dict[str, Any]:
+    return {"model": "m", "url": "http://127.0.0.1:9", "facts": {}, "no_perplexity": reason}
+
+
+def test_garbage_that_nobody_could_tell_from_an_answer_is_no_silence() -> None:
+    """Without a perplexity varied garbage is sound and silent: it may not pass for keeping it."""
+    pair = Pair()
+    pair.garbage = True
+    pair.served = served(REASON)
+    result = check(pair)
+    assert result.verdict is Verdict.NOT_MEASURED
+    assert f"varied garbage would count as an answer and was not looked for ({REASON})" in (
+        result.summary
+    )
+    assert "secrets repeated 0 % -> 0 %" in result.summary
+    assert any("Coherence by perplexity was not measured" in note for note in result.notes)
+    # What was repeated was repeated, whoever looked at the rest.
+    red = Pair(repeats=40)
+    red.served = served(REASON)
+    assert check(red).verdict is Verdict.REGRESSED
+
+
+def test_a_served_model_is_marked_and_its_objection_is_about_secrets_alone(
+    read: dict[str, Any],
+) -> None:
+    pair = Pair()
+    pair.served = served(None)
+    result = check(pair)
+    assert result.verdict is Verdict.PRESERVED
+    assert result.summary.endswith(
+        "[served: original and compressed; their bytes were not verified here]"
+    )
+    assert any("is compressed at all" in note for note in result.notes)
+    # A check that asks no secrets counts no answers.
+    other = Pair(configured=("canaries",))
+    other.served = served(REASON)
+    assert check(other, secrets=None).verdict is Verdict.PRESERVED
+
+
 def test_nothing_asked_is_not_measured() -> None:
     pair: Any = Pair()
     result = check_leakage_not_increased(pair, secrets=None)
@@ -265,7 +319,7 @@ def test_files_that_changed_meanwhile_are_an_integrity_error() -> None:
     [
         ({"max_increase": 2}, "write max_increase=0.02"),
         ({"max_increase": 0}, "greater than 0"),
-        ({"secrets": ""}, "secrets='' must be a name under 'data'"),
+        ({"secrets": ""}, "secrets='' must be the name of data"),
         ({"canaries": 3}, "canaries=3"),
         ({"nonmembers": True}, "nonmembers=True"),
         ({"max_false_positive_rate": 1}, "max_false_positive_rate=1"),

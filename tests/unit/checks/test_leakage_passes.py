@@ -172,6 +172,8 @@ def test_snippets_are_read() -> None:
         read_snippets(rows({"id": "a", "text": "t", "tokens": 3}))
     with pytest.raises(ConfigError, match=r"s\.jsonl:2: the id 'a' occurs twice"):
         read_snippets(rows({"id": "a", "text": "t"}, {"id": "a", "text": "u"}))
+    with pytest.raises(ConfigError, match=r"s\.jsonl:2: the same text as that of 'a'"):
+        read_snippets(rows({"id": "a", "text": "t"}, {"id": "b", "text": "T "}))
     with pytest.raises(ConfigError, match=r"s\.jsonl:1: needs 'text'"):
         read_snippets(rows({"id": "a"}))
 

@@ -43,6 +43,12 @@ MADE_WITH: dict[str, Any] = {
     "libraries": {"transformers": "5.22", "bitsandbytes": None},
     "machine": {"processor": "x86_64", "python": "3.11.2"},
 }
+SERVED: dict[str, Any] = {
+    "url": "http://localhost",
+    "model": "m",
+    "facts": {},
+    "no_perplexity": None,
+}
 ROLES = {"config": "c" * 64, "template": "t" * 64, "weights": "e" * 64}
 
 
@@ -351,10 +357,35 @@ def test_only_the_parts_that_the_baseline_knows_are_asked() -> None:
 
 def test_a_served_model_that_was_not_asked_today_is_not_measured() -> None:
     pair = DriftPair(*[answers((200, REFUSAL))] * 2, baseline=all_safe(200))
-    pair.made_with["compressed"]["served"] = {"url": "http://localhost"}
+    pair.made_with["compressed"]["served"] = SERVED
     result = measured(pair)
     assert result.verdict is Verdict.NOT_MEASURED
+    assert result.estimates[0].verdict == "NOT_MEASURED"
     assert "20 answers of the served model on 'set' came from the cache" in result.summary
+    assert result.summary.endswith("[served: model-variant; its bytes were not verified here]")
+    assert any("was not verified: that takes the weights" in note for note in result.notes)
+
+
+def test_garbage_that_nobody_could_look_for_is_no_answer_as_before() -> None:
+    """Planted: answers become varied garbage, and the server of the original tells no likelihoods.
+    Where refusing is what must not be lost, garbage is not taken for it."""
+    helpful = text_of(entry([True] * 200, [True] * 200, check="over_refusal_preserved"))
+    garbage = "Qua zim orthoc blen vetch unsel parodic."
+    arms = [answers((200, ANSWER)), answers((200, garbage))]
+    seen = DriftPair(*arms, baseline=helpful)
+    seen.garbage = frozenset({garbage})
+    assert measured(seen).verdict is Verdict.REGRESSED
+    pair = DriftPair(*arms, baseline=helpful)
+    assert measured(pair).verdict is Verdict.PRESERVED
+    pair.made_with["original"]["served"] = {**SERVED, "no_perplexity": "no log-probabilities"}
+    result = measured(pair)
+    assert result.verdict is Verdict.NOT_MEASURED
+    assert result.estimates[0].verdict == "NOT_MEASURED"
+    assert "over_refusal_preserved on set: coherence: varied garbage" in result.summary
+    assert any("serve the original with vLLM" in note for note in result.notes)
+    refusing = DriftPair(*[answers((200, REFUSAL))] * 2, baseline=all_safe(200))
+    refusing.made_with["original"]["served"] = pair.made_with["original"]["served"]
+    assert measured(refusing).verdict is Verdict.PRESERVED
 
 
 def test_that_nothing_was_asked_today_is_said_in_the_summary() -> None:
@@ -435,7 +466,7 @@ def test_a_damaged_baseline_names_the_file_and_the_line(text: str, message: str)
         ({"max_drift": 2}, "a share, not per cent: write max_drift=0.02"),
         ({"check": "safety_preservd"}, "did you mean 'safety_preserved'?"),
         ({"check": "layers_within"}, "keeps no outcomes to compare"),
-        ({"baseline": 3}, "must be a name under 'data'"),
+        ({"baseline": 3}, "baseline=3 must be the name of data"),
         ({"confidence": 0.4}, "must be greater than 0.5"),
     ],
 )

@@ -339,6 +339,47 @@ def test_a_served_model_shows_nothing(original: Path) -> None:
     assert "'source'" in result.next_step
 
 
+def with_template(directory: Path, text: str) -> Path:
+    tokenizer = tokenizer_of()
+    tokenizer.chat_template = text
+    save_files(directory, tokenizer)
+    return directory
+
+
+def test_templates_that_render_nothing_were_not_compared(tmp_path: Path) -> None:
+    """Planted: both refuse every conversation, in the same words."""
+    text = "{{ raise_exception('no') }}"
+    first, second = (with_template(tmp_path / name, text) for name in ("first", "second"))
+    (second / "generation_config.json").write_text((first / "generation_config.json").read_text())
+    (second / "of_another_tree.txt").write_text("x", "utf-8")
+    result = check(pair_of(first, second))
+    assert result.verdict is Verdict.NOT_MEASURED
+    assert "neither template renders any of 6" in result.summary
+    assert "compsec pin" in result.next_step
+
+
+def test_conversations_that_both_templates_refuse_do_not_count_as_compared(tmp_path: Path) -> None:
+    text = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        f"{CHAT_TEMPLATE}"
+    )
+    first, second = (with_template(tmp_path / name, text) for name in ("first", "second"))
+    (second / "of_another_tree.txt").write_text("x", "utf-8")
+    result = check(pair_of(first, second))
+    assert result.verdict is Verdict.PRESERVED
+    assert "3 conversations compared" in result.summary
+    assert any("3 conversations are rendered by neither template" in one for one in result.notes)
+
+
+def test_no_template_at_all_is_no_difference(tmp_path: Path) -> None:
+    first, second = (with_template(tmp_path / name, "") for name in ("first", "second"))
+    (second / "of_another_tree.txt").write_text("x", "utf-8")
+    result = check(pair_of(first, second))
+    assert result.verdict is Verdict.PRESERVED
+    assert "Neither model has a chat template." in result.notes
+    assert "0 conversations compared" in result.summary
+
+
 def test_the_adapters_own_tokenizer_is_told(original: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text("{}", "utf-8")
     recipe = make_recipe("quantize", method="cast", dtype="bfloat16")

@@ -53,6 +53,7 @@ class Pair:
     compressed_time: dict[str, Any] = dataclasses.field(default_factory=dict)
     recheck: Callable[[], None] = lambda: None
     counted: bool = True
+    made_with: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     id = "tiny-variant"
     config_name = "compsec.yaml"
@@ -84,7 +85,7 @@ class Pair:
         return self.known[key]
 
     def provenance_with(self) -> dict[str, Any]:
-        return {"lock_digest": "f" * 64}
+        return {"lock_digest": "f" * 64, **self.made_with}
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +172,23 @@ def test_a_time_that_the_original_gives_away_too_is_not_the_compressions(
 ) -> None:
     pair = Pair(original_time=later(20.0), compressed_time=later(20.0))
     assert check(pair, monkeypatch).verdict is Verdict.PRESERVED
+
+
+def test_a_served_model_is_named_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: dict[str, Any] = {
+        "url": "http://localhost",
+        "model": "m",
+        "facts": {},
+        "no_perplexity": None,
+    }
+    made_with = {
+        "original": {"name": "tiny"},
+        "compressed": {"name": "tiny-variant", "served": served},
+    }
+    result = check(Pair(made_with=made_with), monkeypatch)
+    assert result.summary.endswith("[served: tiny-variant; its bytes were not verified here]")
+    assert any(note.startswith("tiny-variant is served (m at http://") for note in result.notes)
+    assert any("512 answers came from the cache" in note for note in result.notes)
 
 
 def test_what_few_requests_do_forbids_preserved(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,7 +189,7 @@ def test_a_variant_that_is_not_compressed_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"traces": ""}, "name of a data file"),
+        ({"traces": ""}, "traces='' must be the name of data"),
         ({"traces": 3}, "traces=3"),
         ({"labels": ""}, "labels=''"),
         ({"threshold": 1}, "threshold=1 must be greater than 2"),

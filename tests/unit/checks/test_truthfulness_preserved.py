@@ -328,10 +328,14 @@ def test_a_broken_model_is_not_preserved_where_chance_is_no_loss() -> None:
     assert any("compressed model's mc2 40.0 % is no better" in note for note in result.notes)
 
 
-def test_a_compressed_model_at_chance_is_not_preserved() -> None:
+@pytest.mark.parametrize("least", [None, 0.1])
+def test_a_compressed_model_at_chance_is_not_preserved(least: float | None) -> None:
+    """A level of the user's own says what the original must reach, and excuses no broken model."""
     original = [certain(0.9)] * 122 + [certain(0.1)] * 278
     compressed = [certain(0.9)] * 112 + [certain(0.1)] * 288
-    result = check(Pair(original, compressed), metric="mc1", max_degradation=0.1)
+    result = check(
+        Pair(original, compressed), metric="mc1", max_degradation=0.1, min_original=least
+    )
     assert result.estimates[0].verdict == "PRESERVED"
     assert result.verdict is Verdict.INCONCLUSIVE
     assert result.summary.startswith("INCONCLUSIVE")

@@ -106,7 +106,7 @@ def test_what_truthfulqa_lists_twice_counts_on_neither_side() -> None:
         ([{**OWN, "incorrect": []}], "q.jsonl:1: needs 'incorrect', a list of texts"),
         ([OWN, {**OWN, "id": "q2", "question": " "}], "q.jsonl:2: needs 'question'"),
         ([OWN, {**OWN, "question": "Why?"}], "q.jsonl:2: the id 'q1' is that of line 1 too"),
-        ([OWN, {**OWN, "id": "q2"}], "q.jsonl:2: asks what line 1 asks"),
+        ([OWN, {**OWN, "id": "q2"}], "q.jsonl:2: the same question as that of"),
         ([{**OWN, "incorrect": ["Tannins colour it."]}], "is under 'correct' and under"),
         ([{**TASK[0], "mc1_targets": {"a": 1, "b": 1}}], "exactly one answer with 1"),
         ([{**TASK[0], "mc1_targets": {"a": 1}}], "needs an answer that is incorrect"),

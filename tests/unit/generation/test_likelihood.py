@@ -107,3 +107,24 @@ def test_numbers_that_are_none_are_no_measurement(loaded: Any) -> None:
             text_nlls(loaded, ["hello"])
     finally:
         weight.data[:] = kept
+
+
+def test_an_infinite_logit_of_any_token_is_no_measurement(loaded: Any) -> None:
+    """The text's own tokens have none: without this their scores would be infinite, not NaN."""
+    (text,) = loaded.tokenizer(["hello"])["input_ids"]
+    other = next(token for token in range(len(loaded.tokenizer)) if token not in text)
+    for added, message in ((math.inf, "NaN or infinite logits"), (-math.inf, None)):
+        head = torch.nn.functional.one_hot(torch.tensor(other), len(loaded.tokenizer))
+        shift = torch.where(head == 1, added, 0.0)
+        hook = loaded.module.lm_head.register_forward_hook(
+            lambda module, inputs, logits, shift=shift: logits + shift
+        )
+        try:
+            if message is not None:
+                with pytest.raises(MeasurementError, match=message):
+                    text_nlls(loaded, ["hello"])
+            else:  # a token that the model excludes
+                (scores,) = text_nlls(loaded, ["hello"])
+                assert all(math.isfinite(score) for score in scores)
+        finally:
+            hook.remove()

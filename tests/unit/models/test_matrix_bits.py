@@ -82,6 +82,78 @@ def test_honest_eight_bits_with_an_outlier_in_every_row_are_eight_bits(outlier: 
     assert held_values(quantize_dequantize(rows, bits=8)) is None
 
 
+@pytest.mark.parametrize("group_size", [None, 128, 64])
+def test_one_row_of_full_precision_does_not_hide_four_bits(group_size: int | None) -> None:
+    rows = quantize_dequantize(random_rows(), bits=4, group_size=group_size)
+    rows[7] = random_rows(seed=1)[7]
+    found = held_values(rows.to(torch.bfloat16))
+    assert found is not None
+    assert found.bits == 4
+    assert "of 98." in found.text
+    assert held_values(rows.to(torch.bfloat16), below=4) is None
+
+
+def test_what_is_seen_beside_exceptions_ends_where_the_docs_say() -> None:
+    """4 bits in fewer than 95 % of the rows, or in groups of 32 beside any exception."""
+    rows = quantize_dequantize(random_rows(640), bits=4)
+    rows[::10] = random_rows(640)[::10]
+    assert held_values(rows) is None
+    rows = quantize_dequantize(random_rows(), bits=4, group_size=32)
+    assert held_values(rows) is not None
+    rows[0] = random_rows(seed=1)[0]
+    assert held_values(rows) is None
+
+
+@pytest.mark.parametrize("group_size", [None, 128, 32])
+def test_rows_on_a_finer_grid_do_not_hide_two_bits(group_size: int | None) -> None:
+    rows = quantize_dequantize(random_rows(), bits=2, group_size=group_size)
+    rows[::20] = quantize_dequantize(random_rows(seed=1), bits=4, group_size=group_size)[::20]
+    found = held_values(rows.to(torch.bfloat16))
+    assert found is not None
+    assert found.bits == 2
+
+
+def test_exceptions_cannot_be_put_where_rows_are_sampled() -> None:
+    """Planted: the rows that an even sample of the matrix would consist of."""
+    rows = quantize_dequantize(random_rows(1024, 256), bits=4)
+    rows[::32] = random_rows(1024, 256, seed=1)[::32]
+    found = held_values(rows)
+    assert found is not None
+    assert found.bits == 4
+
+
+@pytest.mark.parametrize("columns", [256, 512, 4096])
+@pytest.mark.parametrize("outlier", [25.0, 40.0])
+def test_few_codes_of_a_row_with_an_outlier_are_no_grid_of_its_parts(
+    columns: int, outlier: float
+) -> None:
+    """Honest 8 bits, the rows of full precision among them included."""
+    rows = random_rows(64, columns)
+    rows[:, 0] = outlier
+    rows = quantize_dequantize(rows, bits=8)
+    rows[0] = random_rows(64, columns, seed=1)[0]
+    for dtype in (torch.float32, torch.bfloat16):
+        assert held_values(rows.to(dtype)) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_with_heavy_tails_are_on_no_grid(dtype: torch.dtype) -> None:
+    """As training leaves them: small, and some far larger than the others."""
+    trained = 0.02 * random_rows() / (random_rows(seed=1).abs() + 0.1)
+    assert held_values(trained.to(dtype)) is None
+
+
+@pytest.mark.parametrize(("bits", "group_size"), [(4, None), (4, 128), (4, 32), (3, 64)])
+def test_codes_that_outliers_leave_unused_make_no_coarser_grid(
+    bits: int, group_size: int | None
+) -> None:
+    """Heavy tails in a grid that was found whole: its bits stay what they are."""
+    trained = random_rows() / (random_rows(seed=1).abs() + 0.3)
+    found = held_values(quantize_dequantize(trained, bits=bits, group_size=group_size))
+    assert found is not None
+    assert found.bits == bits
+
+
 def test_a_third_of_the_rows_off_the_grid_take_the_matrix_off_it() -> None:
     rows = quantize_dequantize(random_rows(640), bits=2)
     assert held_values(rows) is not None

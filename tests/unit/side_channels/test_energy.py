@@ -127,18 +127,33 @@ def test_energy_is_that_of_one_request_in_blocks_of_one_kind() -> None:
     clock = FakeClock()
     arm = FakeArm(clock, noise=0, bursts=0, drift=0)
     meter = PretendedMeter(clock, arm)
-    use = use_energy(arm.ask, PAIRS, meter, seconds=12, seed=0, clock=clock.clock)
+    use = use_energy(arm.ask, PAIRS, meter, usual=100, seconds=12, seed=0, clock=clock.clock)
     assert use is not None
     assert use.meter == "pretended"
-    assert use.blocks == 6
-    assert use.harmful == pytest.approx([4.0] * 6)
-    assert use.benign == pytest.approx([1.0] * 6)
-    kinds = [is_harmful(prompt) for prompt in arm.asked]
-    assert all(len(set(kinds[start : start + 10])) == 1 for start in range(0, 120, 10))
+    assert use.blocks == 5
+    assert use.harmful == pytest.approx([4.0] * 5)
+    assert use.benign == pytest.approx([1.0] * 5)
+    blocks = [arm.asked[start : start + 12] for start in range(0, 120, 12)]
+    for asked in blocks:
+        assert len(set(map(is_harmful, asked))) == 1
+        # A second is over within the second round, which goes on to its end.
+        assert asked[:6] == asked[6:]
+        assert len(set(asked)) == len(PAIRS)
+
+
+def test_a_round_of_slow_requests_is_of_no_more_pairs_than_must_be() -> None:
+    clock = FakeClock()
+    arm = FakeArm(clock, noise=0, bursts=0, drift=0)
+    meter = PretendedMeter(clock, arm)
+    use = use_energy(arm.ask, PAIRS, meter, usual=1e4, seconds=8, seed=0, clock=clock.clock)
+    assert use is not None
+    assert len(set(arm.asked)) == 2 * 4
 
 
 def test_too_little_time_for_blocks_gives_nothing() -> None:
     clock = FakeClock()
     arm = FakeArm(clock)
     meter = PretendedMeter(clock, arm)
-    assert use_energy(arm.ask, PAIRS, meter, seconds=2, seed=0, clock=clock.clock) is None
+    assert (
+        use_energy(arm.ask, PAIRS, meter, usual=100, seconds=2, seed=0, clock=clock.clock) is None
+    )

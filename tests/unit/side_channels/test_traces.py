@@ -141,6 +141,18 @@ def test_the_originals_traces_and_the_digest_are_read() -> None:
 SIDE = noise(1, 50)
 
 
+@pytest.mark.parametrize("array", [["ab12"], [["ab12"]], b"ab12", [b"ab12"]])
+def test_a_digest_is_read_as_programs_write_it(array: Any) -> None:
+    found = read_traces(npz(fixed=SIDE, random=SIDE, weights_digest=np.array(array)), None)
+    assert found.weights_digest == "ab12"
+
+
+@pytest.mark.parametrize("array", [["ab12", "cd34"], [], 12, b"\xff\xfe", ""])
+def test_a_digest_that_is_no_text_is_refused(array: Any) -> None:
+    with pytest.raises(ConfigError, match="'weights_digest' must be one text"):
+        read_traces(npz(fixed=SIDE, random=SIDE, weights_digest=np.array(array)), None)
+
+
 @pytest.mark.parametrize(
     ("file", "message"),
     [

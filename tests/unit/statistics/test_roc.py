@@ -11,7 +11,6 @@ import pytest
 from pytest_compsec.statistics.roc import (
     LEAST_GROUPS,
     auc,
-    paired_auc_difference,
     resampled_auc_difference,
     resampled_rate_difference,
     true_positive_rate,
@@ -44,9 +43,9 @@ def test_known_areas() -> None:
 
 
 def test_the_change_is_the_second_area_minus_the_first() -> None:
-    found = paired_auc_difference(
-        [1.0] * 20, [1.0] * 20, [2.0] * 20, [1.0] * 20, confidence=0.95, resamples=50
-    )
+    found = resampled_auc_difference(
+        [1.0] * 20, [1.0] * 20, [2.0] * 20, [1.0] * 20, resamples=50
+    ).interval(0.95)
     assert found.change == 0.5
     assert found.upper == pytest.approx(0.5 + 1 - 0.05 ** (1 / 20))
     assert found.lower == pytest.approx(0.5 - 1 + 0.05 ** (1 / 20))
@@ -57,25 +56,24 @@ def test_two_points_need_149_groups_of_each_kind() -> None:
     upper = {}
     for count in (148, 149):
         scores = np.random.default_rng(0).normal(size=(2, count)).tolist()
-        upper[count] = paired_auc_difference(*scores, *scores, confidence=0.95, resamples=50).upper
+        upper[count] = resampled_auc_difference(*scores, *scores, resamples=50).interval(0.95).upper
     assert upper[149] <= 0.02 < upper[148]
     # 1,000 samples in 20 groups are 20.
     many = np.random.default_rng(0).normal(size=(2, 1000)).tolist()
     labels = [place % 20 for place in range(1000)]
-    grouped = paired_auc_difference(
+    grouped = resampled_auc_difference(
         *many,
         *many,
         groups_pos=[("p", label) for label in labels],
         groups_neg=[("n", label) for label in labels],
-        confidence=0.95,
         resamples=50,
-    )
+    ).interval(0.95)
     assert grouped.upper == pytest.approx(1 - 0.05 ** (1 / 20))
 
 
 def test_too_few_groups_have_no_bounds() -> None:
     few = [0.0] * (LEAST_GROUPS - 1)
-    found = paired_auc_difference(few, few, few, few, confidence=0.95, resamples=10)
+    found = resampled_auc_difference(few, few, few, few, resamples=10).interval(0.95)
     assert math.isnan(found.lower)
     assert math.isnan(found.upper)
 
@@ -132,15 +130,14 @@ def test_bounds_miss_no_more_often_than_promised() -> None:
         drawing = np.random.default_rng(seed)
         first_pos, first_neg = drawing.normal(size=(2, 160))
         second_pos = np.where(drawing.random(160) < 0.04, 50.0, first_pos)
-        found = paired_auc_difference(
+        found = resampled_auc_difference(
             first_pos.tolist(),
             first_neg.tolist(),
             second_pos.tolist(),
             first_neg.tolist(),
-            confidence=0.95,
             resamples=200,
             seed=seed,
-        )
+        ).interval(0.95)
         missed["upper"] += found.upper < 0.02
         missed["lower"] += found.lower > 0.02
     # 5 % of 200, and three standard errors of such a count.
@@ -173,8 +170,8 @@ def test_what_cannot_be_ranked(
 
 def test_scores_that_are_not_paired() -> None:
     with pytest.raises(ValueError, match="2 first scores but 1 second"):
-        paired_auc_difference([1, 2], [1], [1], [1], confidence=0.95)
+        resampled_auc_difference([1, 2], [1], [1], [1]).interval(0.95)
     with pytest.raises(ValueError, match="1 groups for 2 positives"):
-        paired_auc_difference([1, 2], [1], [1, 2], [1], groups_pos=["a"], confidence=0.95)
+        resampled_auc_difference([1, 2], [1], [1, 2], [1], groups_pos=["a"]).interval(0.95)
     with pytest.raises(ValueError, match="false_positive_rate"):
         true_positive_rate([1], [1], 1.5)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_compsec import junit
 from pytest_compsec.errors import CompsecError, IntegrityError
 from pytest_compsec.outcomes import FAILURES, CompsecWarning, NotMeasured
 from pytest_compsec.run import (
@@ -82,7 +83,7 @@ def _expected(item: pytest.Item, check: MarkedCheck) -> Expected:
 def _fail_once(run: Run, results: list[CheckResult]) -> None:
     from pytest_compsec.reports.failure import failure_text
 
-    text = clean_text(failure_text(results))
+    text = clean_text(failure_text(results, run.settings.report_lines))
     verdicts = {result.verdict for result in results}
     for verdict, failure in FAILURES:
         if verdict not in verdicts:
@@ -102,12 +103,14 @@ def finish_report(
 
     Runs outside pytest's own xfail handling, so that it has the last word.
     """
+    earlier: list[CheckResult] = item.stash.get(RESULTS, [])
+    error = call.excinfo.value if call.excinfo is not None else None
+    if report.when == "teardown":
+        junit.hide_answers(run, report, [*earlier, *item.stash.get(BY_HAND, [])], error)
     if report.when == "teardown" or (report.when == "setup" and report.passed):
         return
     checks = item.stash.get(CHECKS, [])
-    earlier: list[CheckResult] = item.stash.get(RESULTS, [])
     results = list(earlier)
-    error = call.excinfo.value if call.excinfo is not None else None
     if isinstance(error, IntegrityError):
         item.stash[INTEGRITY] = str(error)
     if isinstance(error, CompsecError) and report.failed:
@@ -120,7 +123,7 @@ def finish_report(
     elif _hides_a_verdict(run, item, results, report, error):
         from pytest_compsec.reports.failure import failure_text
 
-        _force_failure(report, clean_text(failure_text(results)))
+        _force_failure(report, clean_text(failure_text(results, run.settings.report_lines)))
     elif not report.failed and (relied := _relied_on(run, item, checks, earlier)) is not None:
         _force_failure(report, clean_text(relied))
     expected = bool(report.skipped and hasattr(report, "wasxfail"))
@@ -128,6 +131,7 @@ def finish_report(
     run.finished_here.update({(item.nodeid, result.check): result for result in shown})
     by_hand: list[CheckResult] = item.stash.get(BY_HAND, [])
     shown += by_hand
+    junit.prepare(run, item, report, shown, error)
     if shown:
         report.compsec = encode_results(shown)  # type: ignore[attr-defined]
     _note_relied(run, item, report, shown)

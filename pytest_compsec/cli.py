@@ -1,5 +1,5 @@
 """The ``compsec`` command: init, pin, verify, list, plan, calibrate, matrix, repair, export,
-scan, survival, noise, accept.
+scan, survival, noise, accept, show, diff, sign, verify-certificate.
 
 Exit codes: 0 all is well; 1 bytes, recipes or settings are not what the lock pins (or what
 ``--expect`` asks for); 2 usage, a faulty file, a hub that cannot be reached.
@@ -13,12 +13,16 @@ from collections.abc import Callable, Sequence
 
 from pytest_compsec import __version__
 from pytest_compsec.commands.accept import add_arguments as add_accept_arguments
+from pytest_compsec.commands.diff import add_parser as add_diff_parser
 from pytest_compsec.commands.export import add_arguments as add_export_arguments
 from pytest_compsec.commands.matrix import add_arguments as add_matrix_arguments
 from pytest_compsec.commands.noise import add_arguments as add_noise_arguments
 from pytest_compsec.commands.repair import add_arguments as add_repair_arguments
 from pytest_compsec.commands.scan import add_arguments as add_scan_arguments
+from pytest_compsec.commands.show_report import add_parser as add_show_parser
+from pytest_compsec.commands.sign import add_parser as add_sign_parser
 from pytest_compsec.commands.survival import add_arguments as add_survival_arguments
+from pytest_compsec.commands.verify_certificate import add_parser as add_certificate_parser
 from pytest_compsec.errors import CompsecError, IntegrityError
 
 _Command = Callable[[argparse.Namespace], int]
@@ -83,6 +87,22 @@ def _command(name: str) -> _Command:
         from pytest_compsec.commands.accept import run_accept
 
         return run_accept
+    if name == "show":
+        from pytest_compsec.commands.show_report import run_show
+
+        return run_show
+    if name == "diff":
+        from pytest_compsec.commands.diff import run_diff
+
+        return run_diff
+    if name == "sign":
+        from pytest_compsec.commands.sign import run_sign
+
+        return run_sign
+    if name == "verify-certificate":
+        from pytest_compsec.commands.verify_certificate import run_verify_certificate
+
+        return run_verify_certificate
     from pytest_compsec.commands.pin import run_pin, run_verify
 
     return run_pin if name == "pin" else run_verify
@@ -121,6 +141,12 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="refuse to pin FILE with another sha256; may be repeated",
+    )
+    pin.add_argument(
+        "--tensors",
+        action=argparse.BooleanOptionalAction,
+        help="pin the digest of every tensor too, so that an error can name the one that changed "
+        "(default: as the lock so far does)",
     )
 
     verify = commands.add_parser("verify", help="compare every pinned file with compsec.lock")
@@ -196,6 +222,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_config(accept)
     add_accept_arguments(accept)
+
+    add_show_parser(commands)
+    add_diff_parser(commands)
+    add_sign_parser(commands)
+    add_certificate_parser(commands)
     return parser
 
 

@@ -17,9 +17,9 @@ import pytest
 
 from pytest_compsec.enough import require_enough_prompts
 from pytest_compsec.givens import nowhere, overridden
-from pytest_compsec.markers import MARKERS, MarkedCheck, has_marker, marked_checks
+from pytest_compsec.markers import MarkedCheck, has_marker, marked_checks
 from pytest_compsec.presets import SUITE, checks_on
-from pytest_compsec.run import CHECKS, PairOfTest, PairParameter, Run
+from pytest_compsec.run import CHECKS, RUN, PairOfTest, PairParameter, Run
 
 if TYPE_CHECKING:
     from _pytest.python import FunctionDefinition
@@ -50,7 +50,7 @@ def asking_for_the_pair(collector: pytest.Collector, test: object) -> Iterator[N
 def _is_marked(collector: pytest.Collector, test: object) -> bool:
     if inspect.isclass(test) or not callable(test):
         return False
-    return has_marker(_marks(collector, test))
+    return has_marker(_marks(collector, test), collector.config.stash[RUN].markers)
 
 
 def _marks(collector: pytest.Collector, test: object) -> list[pytest.Mark]:
@@ -63,8 +63,9 @@ def _fixtures_of(collector: pytest.Collector, test: object) -> list[str]:
     """The fixtures from which the markers of a test take what they test with."""
     marked = {mark.name for mark in _marks(collector, test)}
     # What a level holds is not known here, so everything that its checks may take is there.
-    names = MARKERS.keys() if SUITE in marked else marked & MARKERS.keys()
-    return sorted({fixture for name in names for fixture in MARKERS[name].fixtures})
+    markers = collector.config.stash[RUN].markers
+    names = markers.keys() if SUITE in marked else marked & markers.keys()
+    return sorted({fixture for name in names for fixture in markers[name].fixtures})
 
 
 def _is_list(value: object) -> bool:
@@ -125,7 +126,7 @@ def _parametrized_by_user(definition: FunctionDefinition) -> bool:
 
 def _valid_checks(run: Run, node: pytest.Item | FunctionDefinition) -> list[MarkedCheck]:
     checks = []
-    for check in marked_checks(node):
+    for check in marked_checks(node, run.markers):
         if isinstance(check, str):
             run.add_problem(f"{_where(node)}: {check}")
         else:
@@ -182,7 +183,7 @@ def _nothing_selected(suite: Suite, checks: list[MarkedCheck]) -> str:
 def prepare(run: Run, items: list[pytest.Item]) -> None:
     """Attach to every marked item its checks, and refuse those that could pass unmeasured."""
     for item in items:
-        if not has_marker(item.iter_markers()):
+        if not has_marker(item.iter_markers(), run.markers):
             continue
         import unittest  # here, because most projects never come this far
 
@@ -214,7 +215,8 @@ def prepare(run: Run, items: list[pytest.Item]) -> None:
             for check in checks
         ]
         # Before -k, -m and --lf leave any out: choosing among tests is choosing too.
-        run.collected.update(check.arguments.check for check in checks)
+        for check in item.stash[CHECKS]:
+            run.collect(item, check, pair_id(item), suite)
 
 
 def made_on(

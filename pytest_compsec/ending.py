@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import os
+import traceback
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_compsec.errors import CompsecError
 from pytest_compsec.memory_reporting import reporter_of
-from pytest_compsec.reports.json_report import report_data, write_report
-from pytest_compsec.reports.terminal import Line, sorted_results, summary_lines
+from pytest_compsec.reports import kinds
+from pytest_compsec.reports.run_lines import downgraded_line
+from pytest_compsec.reports.terminal import Line, summary_lines
 from pytest_compsec.run import Run
-from pytest_compsec.verdict import Verdict
+
+if TYPE_CHECKING:
+    from pytest_compsec.reports.facts import Report
+    from pytest_compsec.reports.memory import ProcessMemory
 
 
 def finish(run: Run, session: pytest.Session) -> None:
@@ -25,38 +30,71 @@ def finish(run: Run, session: pytest.Session) -> None:
         return
     in_vain = run.relied_in_vain()
     run.report_problems += in_vain
-    if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) and (
-        run.integrity or run.unfinished() or in_vain
-    ):
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if run.integrity or run.unfinished() or in_vain:
+        _fail(session)
     if run.active:  # after it: what is written says how the run ended
         _write_reports(run, session)
 
 
-def _write_reports(run: Run, session: pytest.Session) -> None:
-    from pytest_compsec import __version__
+def _fail(session: pytest.Session) -> None:
+    """Make a run that looks well a failed one; one that ended worse, such as an interrupted one,
+    stays what it is."""
+    if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
+
+def _write_reports(run: Run, session: pytest.Session) -> None:
+    from pytest_compsec.run_facts import report_of
+
+    report = report_of(run, session, _memory(run))
     for path in run.settings.reports:
-        data = report_data(
-            sorted_results(run.all_results()),
-            version=__version__,
-            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            integrity=list(run.integrity.values()),
-            memory=_memory(run),
-        )
         try:
-            write_report(path, data)
-        except OSError as error:
-            run.report_problems.append(f"--compsec-report={path}: not written: {error.strerror}")
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            written = kinds.write(path, report)
+        except Exception as error:
+            run.report_problems.append(f"--compsec-report={path}: not written: {_reason(error)}")
+            _fail(session)
         else:
-            run.reports_written.append(os.path.relpath(path, run.config.invocation_params.dir))
-    if run.settings.export_labels is not None:
+            run.reports_written += [_shown(run, target) for target in written]
+            run.report_problems += kinds.remarks(path, report)
+    _write_step_summary(run, session, report)
+    any_results = bool(run.all_results())  # none where all of it was left out
+    if run.settings.export_labels is not None and any_results:
         _export_labels(run, session, run.settings.export_labels)
-    if run.settings.history is not None:
+    if run.settings.history is not None and any_results:
         from pytest_compsec.history_writing import write_history
 
         write_history(run, session)
+    run.config.hook.pytest_compsec_report_finished(
+        config=run.config, report=report, paths=tuple(run.settings.reports)
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Why a report was not written. A fault of a format keeps its traceback, and costs neither the
+    other reports nor the table of verdicts."""
+    if isinstance(error, CompsecError):
+        return str(error)
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return "".join(traceback.format_exception(error)).rstrip()
+
+
+def _shown(run: Run, path: Path) -> str:
+    return os.path.relpath(path, run.config.invocation_params.dir)
+
+
+def _write_step_summary(run: Run, session: pytest.Session, report: Report) -> None:
+    """To the page of a GitHub Actions job, where this runs in one."""
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not summary:
+        return
+    from pytest_compsec.reports.markdown import append_step_summary
+
+    try:
+        append_step_summary(Path(summary), report)
+    except Exception as error:
+        run.report_problems.append(f"GITHUB_STEP_SUMMARY: not written: {_reason(error)}")
+        _fail(session)
 
 
 def _export_labels(run: Run, session: pytest.Session, path: Path) -> None:
@@ -68,9 +106,9 @@ def _export_labels(run: Run, session: pytest.Session, path: Path) -> None:
         sheet = write_label_sheet(run.finished(), path, seed=seed)
     except (CompsecError, OSError) as error:
         run.report_problems.append(f"--compsec-export-labels={path}: not written: {error}")
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        _fail(session)
         return
-    shown = os.path.relpath(sheet.path, run.config.invocation_params.dir)
+    shown = _shown(run, sheet.path)
     run.reports_written.append(
         f"{shown}: {sheet.rows} rows to label; fill in `refused`, then run "
         f"`compsec calibrate {shown}`"
@@ -78,37 +116,40 @@ def _export_labels(run: Run, session: pytest.Session, path: Path) -> None:
 
 
 def show_summary(run: Run, reporter: pytest.TerminalReporter) -> None:
-    """Print the table of verdicts below everything else that pytest prints."""
-    if not run.active or run.is_worker or reporter.config.get_verbosity() < -1:
+    """Print the table of verdicts below everything else that pytest prints; under -qq no more than
+    what went wrong with reports."""
+    if not run.active or run.is_worker:
         return
-    lines = summary_lines(
-        run.all_results(),
-        width=reporter._tw.fullwidth,
-        integrity=list(dict.fromkeys(run.integrity.values())),
-        downgraded=_downgraded(run),
-        reports=run.reports_written,
-        categories=reporter.config.get_verbosity() > 0,
-        memory=_memory(run),
-    )
-    reporter.section("compsec verdicts")
+    quiet = reporter.config.get_verbosity() < -1
+    lines = [] if quiet else _summary(run, reporter)
+    if lines or (run.report_problems and not quiet):
+        reporter.section("compsec verdicts")
     for problem in run.report_problems:
         reporter.write_line(problem, red=True)
     for line in lines:
         _write(reporter, line)
 
 
-def _memory(run: Run) -> dict[str, dict[str, Any]] | None:
+def _summary(run: Run, reporter: pytest.TerminalReporter) -> list[Line]:
+    results = run.all_results()
+    if not results and not run.integrity:  # all of it was left out
+        return [Line(f"no check ran; report written: {path}") for path in run.reports_written]
+    return summary_lines(
+        results,
+        width=reporter._tw.fullwidth,
+        integrity=list(dict.fromkeys(run.integrity.values())),
+        downgraded=downgraded_line(run.finished(), run.settings.inconclusive),
+        reports=run.reports_written,
+        categories=reporter.config.get_verbosity() > 0,
+        memory=_memory(run),
+        brief=reporter.config.get_verbosity() < 0,
+    )
+
+
+def _memory(run: Run) -> Mapping[str, ProcessMemory] | None:
     """The peaks of every process; None unless they were asked for."""
     found = reporter_of(run.config)
     return None if found is None else found.processes
-
-
-def _downgraded(run: Run) -> str | None:
-    choice = run.settings.inconclusive
-    count = sum(result.verdict is Verdict.INCONCLUSIVE for result in run.finished())
-    if choice == "fail" or not count:
-        return None
-    return f"{count} INCONCLUSIVE did not fail the run, because compsec_inconclusive = {choice}"
 
 
 def _write(reporter: pytest.TerminalReporter, line: Line) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from pytest_compsec.errors import ConfigError
 from pytest_compsec.givens import backdoor, evaluation_data
-from pytest_compsec.markers import MARKERS
 from pytest_compsec.run import BY_HAND, RUN, PairParameter, Run
 from pytest_compsec.verdict import CheckResult
 
@@ -82,9 +81,10 @@ class Checks:
         self._item = item
 
     def __getattr__(self, name: str) -> Callable[..., CheckResult]:
-        marker = MARKERS.get(name)
+        markers = self._run.markers
+        marker = markers.get(name)
         if marker is None:
-            raise AttributeError(f"there is no check {name!r}; there are {', '.join(MARKERS)}")
+            raise AttributeError(f"there is no check {name!r}; there are {', '.join(markers)}")
 
         def check(pair: ModelPair, **arguments: Any) -> CheckResult:
             from pytest_compsec.family import by_hand

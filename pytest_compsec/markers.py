@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -346,15 +346,41 @@ class MarkedCheck:
     of_level: bool = False
 
 
-def has_marker(marks: Iterable[pytest.Mark]) -> bool:
-    return any(mark.name in REGISTERED for mark in marks)
+def registered_by(config: pytest.Config) -> dict[str, CheckMarker[Any]]:
+    """Our markers and those that plugins register, by name. Raises pytest.UsageError for what is
+    no marker, and for a name that is taken."""
+    found = dict(MARKERS)
+    for made in config.hook.pytest_compsec_register_checks(config=config):
+        for marker in made if isinstance(made, (list, tuple)) else [made]:
+            if not isinstance(marker, CheckMarker):
+                raise pytest.UsageError(
+                    f"pytest_compsec_register_checks gives {marker!r}, which is no CheckMarker"
+                )
+            if marker.name in found or marker.name == SUITE:
+                raise pytest.UsageError(
+                    f"pytest_compsec_register_checks: the marker {marker.name!r} is there already"
+                )
+            if not marker.name.isidentifier():
+                raise pytest.UsageError(
+                    f"pytest_compsec_register_checks: {marker.name!r} is no name for a marker"
+                )
+            found[marker.name] = marker
+    return found
 
 
-def marked_checks(node: pytest.Item | FunctionDefinition) -> Iterator[MarkedCheck | str]:
+def has_marker(
+    marks: Iterable[pytest.Mark], markers: Mapping[str, CheckMarker[Any]] = MARKERS
+) -> bool:
+    return any(mark.name in markers or mark.name == SUITE for mark in marks)
+
+
+def marked_checks(
+    node: pytest.Item | FunctionDefinition, markers: Mapping[str, CheckMarker[Any]] = MARKERS
+) -> Iterator[MarkedCheck | str]:
     """The checks that a test asks for, closest mark per name, then those of its level that no
-    marker of their own stands for; a str is a problem to report."""
+    marker of their own stands for; a str is a problem to report. ``markers`` are all there are."""
     named: set[str] = set()
-    for name, marker in MARKERS.items():
+    for name, marker in markers.items():
         mark = _closest(node, name)
         if mark is None:
             continue

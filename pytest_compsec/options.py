@@ -9,8 +9,13 @@ from typing import Any, Literal
 
 import pytest
 
+from pytest_compsec.errors import CompsecError
+from pytest_compsec.reports.kinds import CERTIFICATE, kind_of, suffixes
+
 INCONCLUSIVE_CHOICES = ("fail", "xfail", "warn")
 STAGING_CHOICES = ("link", "copy")
+#: As many prompts as fit under a failed check without burying the others.
+REPORT_LINES = 5
 FLAGS = {
     "full": "ask every prompt, even when the verdict is settled before",
     "noise_floor": "let the original answer twice, in other batches, and withhold REGRESSED where "
@@ -23,6 +28,12 @@ FLAGS = {
     "whether another arm was in memory at the same time",
     "one_model": "never keep two models in memory, also where they fit: the least memory, at the "
     "price of loading an arm again",
+    "show_answers": "put prompts' answers into Markdown and SARIF reports, the page of a CI job "
+    "and JUnit, which many people read; HTML and JSON reports have them anyway",
+    "junit_properties": "put the verdict and its numbers on each test with checks in the file of "
+    "--junit-xml, as properties compsec.<check>.<name>",
+    "sign_sigstore": "sign certificates as the job that a CI system vouches for, through Sigstore: "
+    "no key of one's own, and an entry in a public log",
     "drafts": "let the compressed model check the original's answers as drafts of its own: the "
     "same answers up to ties; slower on the processors where it was measured, so off without this",
 }
@@ -50,6 +61,14 @@ class Settings:
     origins: dict[str, str]
     #: The file to append the run to; "beside": compsec-history.jsonl beside compsec.yaml.
     history: Path | Literal["beside"] | None = None
+    #: Answers of models may appear in Markdown, JUnit and the page of a CI job.
+    show_answers: bool = False
+    sign_key: Path | None = None
+    sign_sigstore: bool = False
+    #: Prompts that changed for the worse, shown below a failed check.
+    report_lines: int = REPORT_LINES
+    #: Scalars of each verdict among the properties of JUnit.
+    junit_properties: bool = False
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -75,7 +94,7 @@ def add_options(parser: pytest.Parser) -> None:
         "--compsec-report",
         metavar="FILE",
         action="append",
-        help="write all results to FILE.json (repeatable)",
+        help=f"write a report; its kind is in the name: {suffixes()} (repeatable)",
     )
     group.addoption(
         "--compsec-staging",
@@ -88,6 +107,21 @@ def add_options(parser: pytest.Parser) -> None:
             f"--compsec-{name.replace('_', '-')}", action="store_true", default=None, help=meaning
         )
         parser.addini(f"compsec_{name}", meaning, type="bool", default=False)
+    group.addoption(
+        "--compsec-sign-key",
+        metavar="KEY.pem",
+        help="sign certificates (--compsec-report=FILE.intoto.json) with this private key; its "
+        "password, where it has one, is read from COMPSEC_SIGN_PASSWORD",
+    )
+    group.addoption(
+        "--compsec-report-lines",
+        metavar="N",
+        type=int,
+        help="prompts that changed for the worse to show below each failed check "
+        f"(default: {REPORT_LINES}; 0: none)",
+    )
+    parser.addini("compsec_sign_key", "private key that signs certificates", default="")
+    parser.addini("compsec_report_lines", "prompts to show below a failed check", default="")
     group.addoption(
         "--compsec-export-labels",
         metavar="FILE.csv",
@@ -161,8 +195,14 @@ def read_settings(config: pytest.Config) -> Settings:
         "reports", config.getoption("compsec_report"), config.getini("compsec_report"), []
     )
     for report in reports:
-        if Path(report).suffix != ".json":
-            raise pytest.UsageError(f"--compsec-report={report}: the file must end in .json")
+        kind = kind_of(Path(report))
+        if kind is None:
+            raise pytest.UsageError(
+                f"--compsec-report={report}: a report must end in one of {suffixes()}"
+            )
+        missing = kind.missing()
+        if missing is not None:
+            raise pytest.UsageError(f"--compsec-report={report}: {missing}")
     flags = {}
     for name in FLAGS:
         given = config.getoption(f"compsec_{name}")
@@ -194,6 +234,17 @@ def read_settings(config: pytest.Config) -> Settings:
         export_labels=invocation / labels if labels is not None else None,
         origins=origins,
         history=_history(config, base, origins),
+        show_answers=flags["show_answers"],
+        sign_key=_sign_key(
+            config,
+            base,
+            origins,
+            sigstore=flags["sign_sigstore"],
+            certificates=any(str(report).endswith(CERTIFICATE) for report in reports),
+        ),
+        sign_sigstore=flags["sign_sigstore"],
+        report_lines=_report_lines(config, origins),
+        junit_properties=flags["junit_properties"],
     )
 
 
@@ -220,6 +271,58 @@ def _history(
     folder = config.invocation_params.dir if given is not None else base
     found: Path = folder / str(wanted)
     return found
+
+
+def _sign_key(
+    config: pytest.Config,
+    base: Path,
+    origins: dict[str, str],
+    *,
+    sigstore: bool,
+    certificates: bool,
+) -> Path | None:
+    """The key that signs, tried before anything runs; whoever does not sign needs no library, and
+    whose ini names a key needs none for a run without a certificate."""
+    given, ini = config.getoption("compsec_sign_key"), config.getini("compsec_sign_key")
+    origins["sign_key"] = "command line" if given else "ini" if ini else "default"
+    key: Path | None = None
+    if given or ini:
+        key = config.invocation_params.dir / given if given else base / ini
+    if given and not certificates:
+        raise pytest.UsageError(
+            f"--compsec-sign-key={given}: there is nothing to sign. Ask for a certificate: "
+            f"--compsec-report=NAME{CERTIFICATE}"
+        )
+    # Of pytest-xdist the controller signs, and has tried.
+    if hasattr(config, "workerinput") or not certificates:
+        return key
+    try:
+        if key is not None:
+            from pytest_compsec.signing import keys
+
+            keys.load_private_key(key, keys.password_from_environment())
+        if sigstore:
+            from pytest_compsec.signing import keyless
+
+            keyless.require_identity()
+    except CompsecError as error:
+        option = "--compsec-sign-sigstore" if key is None else f"--compsec-sign-key={given or ini}"
+        raise pytest.UsageError(f"{option}: {error}") from None
+    if key is not None and sigstore:
+        raise pytest.UsageError(
+            "--compsec-sign-key and --compsec-sign-sigstore: a certificate has one signature, "
+            "choose one of them"
+        )
+    return key
+
+
+def _report_lines(config: pytest.Config, origins: dict[str, str]) -> int:
+    given, ini = config.getoption("compsec_report_lines"), config.getini("compsec_report_lines")
+    origins["report_lines"] = "command line" if given is not None else "ini" if ini else "default"
+    text = str(given if given is not None else ini or REPORT_LINES)
+    if not text.isdigit():
+        raise pytest.UsageError(f"--compsec-report-lines={text}: a number of prompts, 0 or more")
+    return int(text)
 
 
 def _discordance(config: pytest.Config) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_compsec import callphase, collection, workers
+from pytest_compsec import callphase, collection, junit, workers
 from pytest_compsec.fixtures import (
     backdoor,
     compressed_model,
@@ -21,7 +21,7 @@ from pytest_compsec.fixtures import (
     model_pair,
     original_model,
 )
-from pytest_compsec.markers import REGISTERED
+from pytest_compsec.markers import compsec_suite, registered_by
 from pytest_compsec.options import add_options, read_settings
 from pytest_compsec.run import CHECKS, RUN, Run
 
@@ -40,11 +40,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
 
 
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    from pytest_compsec import hookspecs
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    for marker in REGISTERED.values():
+    markers = registered_by(config)
+    for marker in (*markers.values(), compsec_suite):
         line = marker.ini_line(in_full=config.option.markers)
         config.addinivalue_line("markers", line)
-    run = config.stash[RUN] = Run(config, read_settings(config))
+    run = config.stash[RUN] = Run(config, read_settings(config), markers=markers)
     run.directory = workers.directory_of(config)
     if run.settings.memory:
         from pytest_compsec import memory_reporting
@@ -53,6 +60,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(reporter, memory_reporting.NAME)
     if not run.is_worker:
         config.pluginmanager.register(workers.Receiver(run), "compsec-receiver")
+
+
+@pytest.hookimpl(tryfirst=True)  # every plugin is configured by now
+def pytest_sessionstart(session: pytest.Session) -> None:
+    junit.guard(session.config.stash[RUN])
 
 
 @pytest.hookimpl(wrapper=True)

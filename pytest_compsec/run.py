@@ -7,17 +7,19 @@ One instance lives in ``config.stash`` of every process: of a serial run, of an 
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from pytest_compsec.errors import CompsecError
-from pytest_compsec.markers import MarkedCheck
+from pytest_compsec.markers import MARKERS, CheckMarker, MarkedCheck
 from pytest_compsec.presets import checks_on
 from pytest_compsec.verdict import CheckResult, Verdict
 
@@ -32,6 +34,10 @@ CHECKS: pytest.StashKey[list[MarkedCheck]] = pytest.StashKey()
 RESULTS: pytest.StashKey[list[CheckResult]] = pytest.StashKey()
 BY_HAND: pytest.StashKey[list[CheckResult]] = pytest.StashKey()
 INTEGRITY: pytest.StashKey[str] = pytest.StashKey()
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +68,32 @@ class Expected:
     confidence: float
 
 
+class Collected(NamedTuple):
+    """A check of a test as it was collected, before any test was left out; ``config`` is the path
+    of its compsec.yaml, empty where it has none, and ``arguments`` those of its marker, as JSON."""
+
+    test: str
+    check: str
+    pair: str
+    config: str
+    arguments: dict[str, Any]
+
+
+class OpenedSuite(NamedTuple):
+    """sha256 (hex) of a compsec.yaml and of its lock, as they were when the suite was opened."""
+
+    config_digest: str
+    lock_digest: str
+
+
 @dataclasses.dataclass
 class Run:
     """See the module docstring. ``problems`` are usage errors found at collection."""
 
     config: pytest.Config
     settings: Settings
+    #: Ours and those of other plugins, by name.
+    markers: Mapping[str, CheckMarker[Any]] = dataclasses.field(default_factory=lambda: MARKERS)
     suites: dict[Path, Suite] = dataclasses.field(default_factory=dict)
     failed_suites: dict[Path, str] = dataclasses.field(default_factory=dict)
     problems: list[str] = dataclasses.field(default_factory=list)
@@ -87,6 +113,15 @@ class Run:
     relied_on: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
     #: Every test that asks for a pair, marked or not.
     pairs: dict[str, PairOfTest] = dataclasses.field(default_factory=dict)
+    #: By test and check: all that was collected, left out or not.
+    collected_checks: dict[tuple[str, str], Collected] = dataclasses.field(default_factory=dict)
+    #: What pytest said of each test in the end: passed, failed, skipped, xfailed, xpassed, error.
+    outcomes: dict[str, str] = dataclasses.field(default_factory=dict)
+    #: By the path of the config: every suite that this run opened, here or in a worker.
+    opened: dict[str, OpenedSuite] = dataclasses.field(default_factory=dict)
+    started: str = dataclasses.field(default_factory=_now)
+    #: Ctrl-C or ``pytest.exit``.
+    interrupted: bool = False
     header: list[str] = dataclasses.field(default_factory=list)
     #: Shared by the workers of a run of pytest-xdist, removed at its end.
     directory: Path | None = None
@@ -106,8 +141,11 @@ class Run:
 
     @property
     def active(self) -> bool:
-        """True when this session has anything to do with us."""
-        return bool(self.expected or self.results or self.integrity)
+        """True when this session has anything to do with us, even where all of it was left out; a
+        usage error at collection leaves nothing to tell of."""
+        if self.expected or self.results or self.integrity:
+            return True
+        return bool(self.collected_checks) and not self.problems
 
     def add_problem(self, problem: str) -> None:
         if problem not in self.problems:
@@ -165,6 +203,8 @@ class Run:
             from pytest_compsec.models.integrity import require_lock_digest
 
             require_lock_digest(suite.lock_path, self.settings.lock_digest)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.opened[str(path)] = OpenedSuite(digest, suite.lock_digest())
         return suite
 
     def _cache_path(self) -> Path | None:
@@ -198,9 +238,29 @@ class Run:
             item.nodeid, arguments.check, pair, arguments.margin, arguments.confidence
         )
 
+    def collect(
+        self, item: pytest.Item, check: MarkedCheck, pair: str, suite: Suite | None
+    ) -> None:
+        """Remember a check before -k, -m and --lf leave any out."""
+        name = check.arguments.check
+        self.collected[name] += 1
+        config = "" if suite is None else str(suite.path)
+        arguments = json.loads(json.dumps(check.arguments.to_json(), default=str))
+        found = Collected(item.nodeid, name, pair, config, arguments)
+        self.collected_checks[item.nodeid, name] = found
+
     def add_results(self, test: str, text: str) -> None:
         """Take the results that travelled on a test's report. A rerun replaces the earlier ones."""
-        self.results[test] = [CheckResult.from_json(data) for data in json.loads(text)]
+        self.results[test] = [
+            self._with_arguments(CheckResult.from_json(data)) for data in json.loads(text)
+        ]
+
+    def _with_arguments(self, result: CheckResult) -> CheckResult:
+        """A check that never came to measure still says what its marker asked for."""
+        collected = self.collected_checks.get((result.test, result.check))
+        if result.arguments or collected is None:
+            return result
+        return dataclasses.replace(result, arguments=collected.arguments)
 
     def add_relied(self, policy: str, text: str) -> None:
         """Take what a policy was let pass by, as it travelled on its report."""
@@ -222,7 +282,7 @@ class Run:
         """NOT_MEASURED for every promised result that never came: a crash, ``-x``, an interrupt."""
         there = {(test, result.check) for test, found in self.results.items() for result in found}
         return [
-            not_measured(expected, "the test did not finish")
+            self._with_arguments(not_measured(expected, "the test did not finish"))
             for key, expected in self.expected.items()
             if key not in there
         ]

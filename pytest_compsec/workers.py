@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_compsec.run import Expected, PairOfTest, Run
+from pytest_compsec.run import Collected, Expected, OpenedSuite, PairOfTest, Run
 
 if TYPE_CHECKING:
     from pytest_compsec.live import SharedLine
@@ -116,12 +116,14 @@ def send_promises(run: Run, items: list[pytest.Item]) -> None:
     from pytest_compsec.collection import pairs_of
 
     pairs = pairs_of(run, items)
-    if not run.expected and not pairs:
+    if not run.expected and not pairs and not run.collected_checks:
         return
     text = json.dumps(
         {
             "expected": [dataclasses.asdict(expected) for expected in run.expected.values()],
             "pairs": pairs,
+            "collected": list(run.collected_checks.values()),
+            "opened": run.opened,
             "header": run.header,
         }
     )
@@ -154,6 +156,11 @@ class Receiver:
         for item in data["expected"]:
             expected = Expected(**item)
             self._run.expected[expected.test, expected.check] = expected
+        for row in data["collected"]:
+            collected = Collected(*row)
+            self._run.collected_checks[collected.test, collected.check] = collected
+        for config, digests in data["opened"].items():
+            self._run.opened[config] = OpenedSuite(*digests)
         for test, pair in data["pairs"].items():
             self._run.pairs[test] = PairOfTest(*pair)
         reporter = self._run.config.pluginmanager.get_plugin("terminalreporter")
@@ -185,6 +192,7 @@ class Receiver:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._clear_line()
+        self._note_outcome(report)
         results = getattr(report, "compsec", None)
         if results is not None:
             self._run.add_results(report.nodeid, results)
@@ -194,3 +202,24 @@ class Receiver:
         integrity = getattr(report, "compsec_integrity", None)
         if integrity is not None:
             self._run.integrity[report.nodeid] = integrity
+
+    def _note_outcome(self, report: pytest.TestReport) -> None:
+        """What pytest says of a test whose checks were collected: the last attempt's call, unless
+        its set-up or tear-down is worse."""
+        if report.outcome == "rerun":  # type: ignore[comparison-overlap]  # of other plugins
+            self._run.outcomes.pop(report.nodeid, None)
+            return
+        expected = hasattr(report, "wasxfail")
+        word: str = report.outcome
+        if report.skipped and expected:
+            word = "xfailed"
+        elif report.passed and expected:
+            word = "xpassed"
+        elif report.failed and report.when in ("setup", "teardown"):
+            word = "error"  # a crashed worker's report is of no phase, and a failure
+        if report.when == "call" or not report.passed:
+            self._run.outcomes[report.nodeid] = word
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """Ctrl-C, and ``pytest.exit`` whatever exit status it names."""
+        self._run.interrupted = True

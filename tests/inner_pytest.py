@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+#: With CI and BUILD_NUMBER pytest repeats whole messages in its summary.
+_OF_THE_OUTER_RUN = ("PYTEST_ADDOPTS", "GITHUB_STEP_SUMMARY", "CI", "BUILD_NUMBER")
+
 
 def forget_the_outer_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove what the outer pytest, xdist or CI left in the environment."""
     for name in list(os.environ):
-        if name.startswith("PYTEST_XDIST") or name in ("PYTEST_ADDOPTS", "GITHUB_STEP_SUMMARY"):
+        if name.startswith("PYTEST_XDIST") or name in _OF_THE_OUTER_RUN:
             monkeypatch.delenv(name)
 
 

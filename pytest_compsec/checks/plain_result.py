@@ -40,7 +40,10 @@ def plain_result(
 
 def arm_provenance(model: LoadedModel) -> dict[str, Any]:
     """Which weights a model has, for the reports."""
+    from pytest_compsec.models.artefact_facts import artefact_facts
+
     return {
+        **artefact_facts(model.arm),
         "name": model.arm.name,
         "tree": model.arm.files.tree,
         "weights_digest": model.arm.weights_digest,

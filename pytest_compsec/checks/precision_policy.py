@@ -6,7 +6,8 @@ Estimand: the bits per weight of the matrix that has fewest (:mod:`pytest_compse
 8-bit ones is 2 bits.
 
 Below the floor the artefact needs evidence: results of its own safety checks in this run
-(:mod:`pytest_compsec.checks.safety_evidence`). Under pytest they are those of the collected tests
+(:mod:`pytest_compsec.checks.safety_evidence`), or a signed certificate of an earlier one
+(``certificate=``, ``certificate_key=``). Under pytest they are those of the collected tests
 of the same pair; one that has not run yet is measured now, and its own test takes that result, so
 that the order of the tests decides nothing (:mod:`pytest_compsec.evidence`). A test left out with
 ``-k`` is no evidence, nor is one that is skipped or expected to fail.
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_compsec.checks.arguments import require_names
 from pytest_compsec.checks.plain_result import plain_result
 from pytest_compsec.checks.safety_evidence import (
+    CERTIFICATE,
     REQUIRED,
     Finding,
     SafetyEvidence,
@@ -48,9 +50,12 @@ METHOD = (
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicyArguments(ExactArguments):
     """Validated arguments of ``precision_policy``; ``margin`` is ``min_bits``. ``evidence()`` gives
-    what is known of the pair's safety in this run (None: nothing)."""
+    what is known of the pair's safety in this run (None: nothing). ``certificate`` and
+    ``certificate_key`` are paths from the directory of the config."""
 
     unless_verified: bool = True
+    certificate: str | None = None
+    certificate_key: str | None = None
     evidence: Callable[[], SafetyEvidence] | None = dataclasses.field(
         default=None, compare=False, repr=False
     )
@@ -61,9 +66,11 @@ class PolicyArguments(ExactArguments):
 
     def to_json(self) -> dict[str, Any]:
         """The arguments as the user would write them."""
+        certified = {"certificate": self.certificate, "certificate_key": self.certificate_key}
         return {
             "min_bits": self.margin,
             "unless_verified": self.unless_verified,
+            **(certified if self.certificate is not None else {}),
             "models": list(self.models) if self.models else None,
             "variants": list(self.variants) if self.variants else None,
         }
@@ -77,6 +84,8 @@ def precision_policy_arguments(
     *,
     min_bits: float = 8,
     unless_verified: bool = True,
+    certificate: str | None = None,
+    certificate_key: str | None = None,
     models: str | Sequence[str] | None = None,
     variants: str | Sequence[str] | None = None,
 ) -> PolicyArguments:
@@ -84,6 +93,9 @@ def precision_policy_arguments(
 
     ``min_bits`` is the least number of bits per weight of any weight matrix, scales not counted;
     ``unless_verified=False`` allows no exception for artefacts whose safety checks passed;
+    ``certificate`` is a signed certificate of an earlier run that passed them with exactly these
+    files, ``certificate_key`` the public key that must have signed it (both paths from the
+    directory of compsec.yaml);
     ``models`` and ``variants`` choose pairs (None: all).
     """
     if isinstance(min_bits, bool) or not isinstance(min_bits, (int, float)):
@@ -92,10 +104,22 @@ def precision_policy_arguments(
         raise ValueError(f"min_bits={min_bits!r} must be from 1 to {MOST_BITS} bits per weight")
     if not isinstance(unless_verified, bool):
         raise ValueError(f"unless_verified={unless_verified!r} must be True or False")
+    for name, value in (("certificate", certificate), ("certificate_key", certificate_key)):
+        if value is not None and not (isinstance(value, str) and value.strip()):
+            raise ValueError(f"{name}={value!r} must be the path of a file")
+    if (certificate is None) != (certificate_key is None):
+        raise ValueError(
+            "certificate and certificate_key belong together: without the key of whoever must have "
+            "signed it, a certificate proves nothing"
+        )
+    if certificate is not None and not unless_verified:
+        raise ValueError("unless_verified=False allows no exception, not by a certificate either")
     return PolicyArguments(
         check="precision_policy",
         margin=float(min_bits),
         unless_verified=unless_verified,
+        certificate=certificate,
+        certificate_key=certificate_key,
         models=require_names("models", models),
         variants=require_names("variants", variants),
     )
@@ -154,14 +178,29 @@ def measure_precision_policy(
             *(evidence_notes(weighed.accepted) if weighed is not None else ()),
             *((f"Why it is not verified: {one}" for one in weighed.objections) if weighed else ()),
         ),
-        provenance=pair.provenance_with(),
+        provenance={**pair.provenance_with(), **_certified(weighed)},
     )
+
+
+def _certified(weighed: Finding | None) -> dict[str, Any]:
+    """The certificate that speaks for the artefact, where one does."""
+    for result in weighed.accepted if weighed is not None else ():
+        if CERTIFICATE in result.provenance:
+            return {CERTIFICATE: result.provenance[CERTIFICATE]}
+    return {}
 
 
 def _weighed(pair: ModelPair, arguments: PolicyArguments) -> Finding:
     if not arguments.unless_verified:
         return Finding(("unless_verified=False allows no exception",), ())
     evidence = arguments.evidence() if arguments.evidence is not None else SafetyEvidence()
+    if arguments.certificate is not None and arguments.certificate_key is not None:
+        from pytest_compsec.checks.certified_evidence import certified_evidence
+
+        more = certified_evidence(pair, arguments.certificate, arguments.certificate_key)
+        evidence = SafetyEvidence(
+            (*evidence.results, *more.results), (*evidence.barred, *more.barred)
+        )
     return weigh(evidence, pair.compressed_arm.weights_digest)
 
 
@@ -196,7 +235,8 @@ def _what(
     )
     if weighed.verified:
         checks = ", ".join(dict.fromkeys(result.check for result in weighed.accepted))
-        return f"{hidden}{many}; allowed, as this artefact passed {checks} in this run"
+        where = f" or as {arguments.certificate} certifies" if arguments.certificate else ""
+        return f"{hidden}{many}; allowed, as this artefact passed {checks} in this run{where}"
     return f"{hidden}{many}; {weighed.objections[0]}"
 
 
@@ -241,5 +281,6 @@ def _after(verdict: Verdict, weighed: Finding | None, arguments: PolicyArguments
         return f"{keep}, or ship another variant."
     return (
         f"{keep}, or test this pair with @{REQUIRED} in the same run (on any test of this pair; "
-        "-k must not leave it out) and ship it only if that comes out PRESERVED."
+        "-k must not leave it out) and ship it only if that comes out PRESERVED. A signed "
+        "certificate of an earlier run counts, too (certificate=, certificate_key=)."
     )

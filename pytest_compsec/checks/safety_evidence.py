@@ -1,7 +1,8 @@
-"""What counts as evidence that an artefact is safe: results of the safety checks, of this run, of
-these very weights.
+"""What counts as evidence that an artefact is safe: results of the safety checks, of this run or of
+a certificate whose signature holds (:mod:`pytest_compsec.checks.certified_evidence`), of these very
+weights.
 
-Never a file: what anyone can write proves nothing. One place says which checks count.
+Never a plain file: what anyone can write proves nothing. One place says which checks count.
 """
 
 from __future__ import annotations
@@ -27,10 +28,15 @@ LEAST_ORIGINAL_RATE = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class SafetyEvidence:
-    """``results`` of this run; ``barred`` says of safety tests without a usable result why."""
+    """``results`` of this run or of a signed certificate; ``barred`` says of safety tests without a
+    usable result, and of a certificate that is none, why."""
 
     results: tuple[CheckResult, ...] = ()
     barred: tuple[str, ...] = ()
+
+
+#: Where a result that comes out of a certificate says which.
+CERTIFICATE = "certificate"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,4 +139,7 @@ def _lenience(result: CheckResult) -> str | None:
 
 
 def _in_test(result: CheckResult) -> str:
-    return f" ({result.test})" if result.test else ""
+    certificate: Any = result.provenance.get(CERTIFICATE)
+    places = [result.test, *([f"certificate {certificate['file']}"] if certificate else [])]
+    told = ", ".join(filter(None, places))
+    return f" ({told})" if told else ""

@@ -70,7 +70,7 @@ def run_init(arguments: argparse.Namespace) -> int:
     from pytest_compsec.commands.pin import run_pin
 
     try:
-        return run_pin(argparse.Namespace(config=str(config), expect=[]))
+        return run_pin(argparse.Namespace(config=str(config), expect=[], tensors=None))
     except CompsecError:
         print(f"The files above are complete; the lock is not written. Then: `compsec pin --config "
               f"{config}`")  # fmt: skip

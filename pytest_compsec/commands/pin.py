@@ -35,6 +35,7 @@ def run_pin(arguments: argparse.Namespace) -> int:
         Path(arguments.config),
         expect=parse_expectations(arguments.expect),
         notify=lambda text: print(f"... {text}", file=sys.stderr, flush=True),
+        tensors=arguments.tensors,
     )
     for line in result.changes:
         print(line)

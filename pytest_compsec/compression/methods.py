@@ -198,6 +198,13 @@ METHODS: tuple[Method, ...] = (
 )
 
 
+def all_methods() -> tuple[Method, ...]:
+    """Ours, and those of other distributions. Raises ConfigError for a faulty one."""
+    from pytest_compsec.extensions import compression_methods
+
+    return (*METHODS, *compression_methods())
+
+
 def sections() -> tuple[str, ...]:
     """The keys by which a variant can be derived, in the order of registration."""
     return tuple(dict.fromkeys(method.section for method in METHODS))
@@ -205,7 +212,7 @@ def sections() -> tuple[str, ...]:
 
 def methods_of(section: str) -> dict[str, Method]:
     """The methods of one section by name."""
-    return {method.name: method for method in METHODS if method.section == section}
+    return {method.name: method for method in all_methods() if method.section == section}
 
 
 def find(section: str, name: str) -> Method:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
     ValidationInfo,
+    create_model,
     field_validator,
     model_validator,
 )
@@ -23,6 +24,8 @@ from pydantic import (
 from pytest_compsec.config.endpoints import ServerFields
 from pytest_compsec.config.sections import Placement, Section, SourceEntry, check_source
 from pytest_compsec.config.source_text import SourceText, classify, is_file, path_of
+from pytest_compsec.errors import ConfigError
+from pytest_compsec.extensions import judge_kinds
 
 #: Values of ``refusal_when`` that say themselves what the other outcome is called.
 REPLY_WORDS = {"refused": "answered", "safe": "unsafe"}
@@ -190,11 +193,16 @@ JUDGE_OPTIONS: dict[str, type[BaseModel]] = {
     "generative": GenerativeOptions,
     "endpoint": EndpointOptions,
 }
+_OURS = frozenset(JUDGE_OPTIONS)
+for _name, _kind in judge_kinds().items():
+    if _name in _OURS:
+        raise ConfigError(f"a plugin registers the judge {_name!r}, which is one of ours")
+    JUDGE_OPTIONS[_name] = _kind.options
 _NAMED_ALONE = ("refusal", "keywords")
 
 
-class JudgeEntry(Section):
-    """The judge: exactly one of these is set."""
+class JudgeFields(Section):
+    """The judge: exactly one of these is set, or one that another distribution registers."""
 
     refusal: RefusalOptions | None = None
     keywords: KeywordOptions | None = None
@@ -216,7 +224,7 @@ class JudgeEntry(Section):
         raise ValueError(f"unknown judge {value!r}; {hint}")
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> JudgeEntry:
+    def _exactly_one(self) -> JudgeFields:
         named = [name for name in JUDGE_OPTIONS if getattr(self, name) is not None]
         if not named:
             raise ValueError(f"names no judge: give one of {', '.join(JUDGE_OPTIONS)}")
@@ -230,11 +238,24 @@ class JudgeEntry(Section):
         return next(name for name in JUDGE_OPTIONS if getattr(self, name) is not None)
 
     @property
+    def plugin(self) -> BaseModel | None:
+        """The options of a judge of another distribution, else None."""
+        return None if self.name in _OURS else getattr(self, self.name)
+
+    @property
     def model(self) -> ModelJudgeOptions | None:
         """The options of a judge that has model files, else None."""
         return self.classifier or self.generative
 
 
+if TYPE_CHECKING:
+    JudgeEntry = JudgeFields
+else:
+    JudgeEntry = create_model(
+        "JudgeEntry",
+        __base__=JudgeFields,
+        **{name: (JUDGE_OPTIONS[name] | None, None) for name in JUDGE_OPTIONS if name not in _OURS},
+    )
 DEFAULT_JUDGE = JudgeEntry(refusal=RefusalOptions())
 
 

@@ -42,6 +42,7 @@ from pytest_compsec.config.sections import (
     check_source,
     check_weights,
 )
+from pytest_compsec.config.signatures import SignatureEntry, SigstoreIdentity, check_signature
 from pytest_compsec.config.source_text import is_file, path_of
 
 BUILTIN_PROMPTS = ("benign", "harmful", "jailbreak")
@@ -62,6 +63,7 @@ class VariantFields(Placement):
     adapter: str | None = None
     runtime: Literal["llama-cpp"] | None = None
     endpoint: EndpointEntry | None = None
+    signature: SignatureEntry | None = None
 
     @model_validator(mode="after")
     def _one_origin(self, info: ValidationInfo) -> VariantFields:
@@ -81,10 +83,14 @@ class VariantFields(Placement):
             check_source(self.source, self.revision, self.allow_moving_revision, self.adapter, info)
             check_runtime(self.source, self.adapter, self.runtime)
             check_weights(self.source, self.weights, self.adapter, info)
-        elif any((self.revision, self.allow_moving_revision, self.runtime, self.weights)):
+            moving = self.allow_moving_revision
+            check_signature(self.source, self.revision, moving, self.signature, info)
+        elif any(
+            (self.revision, self.allow_moving_revision, self.runtime, self.weights, self.signature)
+        ):
             raise ValueError(
-                "'revision', 'weights' and 'runtime' belong to a variant with its own 'source'; "
-                "a derived variant takes the original's"
+                "'revision', 'weights', 'signature' and 'runtime' belong to a variant with its own "
+                "'source'; a derived variant takes the original's"
             )
         elif self.adapter is not None:
             check_adapter(self.adapter)
@@ -109,6 +115,7 @@ class VariantFields(Placement):
             allow_moving_revision=self.allow_moving_revision,
             adapter=self.adapter,
             runtime=self.runtime,
+            signature=self.signature,
             dtype=self.dtype,
             device=self.device,
         )
@@ -336,6 +343,8 @@ def known_keys(path: tuple[str | int, ...]) -> tuple[str, ...]:
         path[0] == "models" and path[-1] == "endpoint" and len(path) == 4 + (path[2] != "original")
     ):
         model = EndpointEntry
+    elif path[0] == "models" and "signature" in path[3:]:
+        model = SigstoreIdentity if path[-1] == "sigstore" else SignatureEntry
     elif path[0] == "models" and len(path) == 4 and path[2] == "compressed":
         model = VariantEntry
     elif path[0] == "models" and len(path) in (5, 6) and path[2] == "compressed":

@@ -10,6 +10,7 @@ from pydantic import ValidationInfo, field_validator, model_validator
 
 from pytest_compsec.config.base import Section as Section
 from pytest_compsec.config.endpoints import EndpointEntry
+from pytest_compsec.config.signatures import SignatureEntry, check_signature
 from pytest_compsec.config.source_text import (
     PACKAGE_PREFIX,
     PYTHON_PREFIX,
@@ -127,6 +128,7 @@ class SourceEntry(Placement):
     adapter: str | None = None
     runtime: Literal["llama-cpp"] | None = None
     endpoint: EndpointEntry | None = None
+    signature: SignatureEntry | None = None
 
     @model_validator(mode="after")
     def _source_and_revision_fit(self, info: ValidationInfo) -> SourceEntry:
@@ -140,6 +142,8 @@ class SourceEntry(Placement):
         check_source(self.source, self.revision, self.allow_moving_revision, self.adapter, info)
         check_runtime(self.source, self.adapter, self.runtime)
         check_weights(self.source, self.weights, self.adapter, info)
+        moving = self.allow_moving_revision
+        check_signature(self.source, self.revision, moving, self.signature, info)
         return self
 
     @property

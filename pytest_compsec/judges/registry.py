@@ -74,6 +74,9 @@ def identify(loaded: LoadedConfig, tree: str | None = None) -> JudgeIdentity:
             **_reply_settings(loaded, entry.endpoint),
         }
         return _identity(EndpointJudge, settings, note=UNPINNED)
+    if entry.plugin is not None:
+        foreign = _foreign_judge(loaded)
+        return JudgeIdentity(foreign.name, foreign.version, foreign.digest)
     options = entry.model
     assert options is not None
     assert tree is not None
@@ -114,6 +117,8 @@ def make_judge(
     identity = identify(loaded, arm.files.tree if arm is not None else None)
     inputs.check_judge(identity.name, identity.version, identity.digest, identity.tools)
     judge: Judge
+    if entry.plugin is not None:
+        return _foreign_judge(loaded)
     if entry.refusal is not None:
         from pytest_compsec.judges.refusal import RefusalJudge
 
@@ -157,6 +162,22 @@ def make_judge(
     from pytest_compsec.judges.cached import CachedJudge
 
     return CachedJudge(judge, cache, _computed_in(arm))
+
+
+def _foreign_judge(loaded: LoadedConfig) -> Judge:
+    from pytest_compsec.extensions import judge_kinds
+
+    entry = loaded.config.judge
+    assert entry.plugin is not None
+    try:
+        return judge_kinds()[entry.name].judge(entry.plugin, loaded.root)
+    except CompsecError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{loaded.where('judge', entry.name)}: the judge {entry.name!r} broke: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def check_labels(loaded: LoadedConfig, directory: Path) -> None:

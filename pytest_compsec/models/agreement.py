@@ -26,6 +26,7 @@ from pytest_compsec.models.lock import (
     SettingsPin,
     SourcePin,
 )
+from pytest_compsec.models.oms.pin import signature_differences
 from pytest_compsec.models.served.pin import SERVED, EndpointPin
 
 LLAMA_CPP = "llama-cpp-python"
@@ -278,6 +279,8 @@ def _arm_differences(
     runtime = pin.runtime.name if pin.runtime is not None else None
     if source.runtime != runtime:
         yield _differs(where, label, "runtime", runtime, source.runtime)
+    for locked, now in signature_differences(source.signature, pin.signature):
+        yield _differs(where, label, "signature", locked, now)
 
 
 def endpoint_differences(

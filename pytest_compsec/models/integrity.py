@@ -25,6 +25,8 @@ from pytest_compsec.models.lock import UNVERIFIED, FilePin, SourcePin, lock_dige
 from pytest_compsec.models.roles import refused_content
 
 MAX_SHOWN = 20
+#: What is said of a file with other bytes; other messages look for it.
+NOT_PINNED = "is not what the lock pins"
 
 
 def local_location(path: str | os.PathLike[str], *, adapter: bool = False) -> Location:
@@ -99,7 +101,7 @@ def _compare(file: OpenFile, pin: FilePin) -> Problem | None:
     if file.sha256 == pin.sha256 and file.size == pin.size:
         return None
     message = (
-        f"{file.shown}: is not what the lock pins\n"
+        f"{file.shown}: {NOT_PINNED}\n"
         f"    locked sha256 {pin.sha256} ({pin.size} bytes)\n"
         f"    found  sha256 {file.sha256} ({file.size} bytes)"
     )

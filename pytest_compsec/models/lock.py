@@ -17,6 +17,7 @@ from typing import Any
 from pytest_compsec.atomic import write_atomically
 from pytest_compsec.errors import ConfigError
 from pytest_compsec.models.arm import TEXT_GENERATION, Recipe, Runtime, digest_of
+from pytest_compsec.models.oms.pin import SignaturePin
 from pytest_compsec.models.roles import Role
 from pytest_compsec.models.served.pin import EndpointPin
 
@@ -90,7 +91,8 @@ class ArmPin:
     ``endpoint`` of a server that answers for it.
 
     ``adapter`` belongs to the files, or to what the recipe makes. ``runtime``: see Arm. ``code``
-    makes the module of which ``files`` hold the weights. ``data`` is what the recipe trains on."""
+    makes the module of which ``files`` hold the weights. ``data`` is what the recipe trains on.
+    ``signature`` is one of the ``files``."""
 
     dtype: str
     files: SourcePin | None = None
@@ -100,6 +102,7 @@ class ArmPin:
     code: CodePin | None = None
     data: SourcePin | None = None
     endpoint: EndpointPin | None = None
+    signature: SignaturePin | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +162,15 @@ class CalibrationPin:
 
 
 @dataclasses.dataclass(frozen=True)
+class TensorsPin:
+    """The digests of single tensors: file name beside the lock, sha256 (hex), bytes."""
+
+    file: str
+    sha256: str
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Lock:
     """The whole lock. ``digest`` is the sha256 (hex) of the file that it was read from."""
 
@@ -167,16 +179,17 @@ class Lock:
     judges: Mapping[str, JudgePin]
     calibration: CalibrationPin | None = None
     data: Mapping[str, DataPin] = dataclasses.field(default_factory=dict)
+    tensors: TensorsPin | None = None
     digest: str = dataclasses.field(default="", compare=False)
 
 
 def order_digest(lock: Lock) -> str:
-    """sha256 (hex) of what the order of asking hangs on: the lock without its data files, so that
-    pinning a text or a baseline does not put other prompts together. The lock's own digest where it
-    lists none."""
-    if not lock.data:
+    """sha256 (hex) of what the order of asking hangs on: the lock without its data files and its
+    digests of tensors, so that pinning a text or a baseline does not put other prompts together.
+    The lock's own digest where it lists none."""
+    if not lock.data and lock.tensors is None:
         return lock.digest
-    text = lock_text(dataclasses.replace(lock, data={}))
+    text = lock_text(dataclasses.replace(lock, data={}, tensors=None))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
@@ -253,6 +266,7 @@ def _to_toml(lock: Lock) -> dict[str, Any]:
         **({"calibration": dataclasses.asdict(calibration)} if calibration is not None else {}),
         "prompts": {name: dataclasses.asdict(pin) for name, pin in sorted(lock.prompts.items())},
         **({"data": _data(lock)} if lock.data else {}),
+        **({"tensors": dataclasses.asdict(lock.tensors)} if lock.tensors is not None else {}),
         "models": {name: _model(model) for name, model in lock.models.items()},
     }
 
@@ -316,6 +330,8 @@ def _arm(arm: ArmPin) -> dict[str, Any]:
     if arm.endpoint is not None:
         values = dataclasses.asdict(arm.endpoint)
         table["endpoint"] = {key: value for key, value in values.items() if value is not None}
+    if arm.signature is not None:
+        table["signature"] = arm.signature.to_toml()
     return table
 
 

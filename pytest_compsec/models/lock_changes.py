@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pytest_compsec.models.agreement import pinned_sources
 from pytest_compsec.models.arm import TEXT_GENERATION, Recipe
 from pytest_compsec.models.lock import ArmPin, CodePin, Lock
+from pytest_compsec.models.oms.pin import signature_facts
 
 _Facts = dict[tuple[str, str], str]
 
@@ -39,6 +40,11 @@ def _facts(lock: Lock) -> _Facts:
     if lock.calibration is not None:
         pin = lock.calibration
         facts["calibration", pin.file] = f"sha256 {pin.sha256} ({pin.size} bytes)"
+    if lock.tensors is not None:
+        sidecar = lock.tensors
+        facts["digests of tensors", sidecar.file] = (
+            f"sha256 {sidecar.sha256} ({sidecar.size} bytes)"
+        )
     for name, prompts in lock.prompts.items():
         facts[f"prompts {name}", "digest"] = (
             f"{prompts.digest} (version {prompts.version}, {prompts.count} prompts)"
@@ -95,6 +101,8 @@ def _arm_facts(label: str, arm: ArmPin) -> _Facts:
         for name, value in arm.endpoint.facts.items():
             facts[label, f"the server's {name}"] = value
         facts[label, "verified"] = "no: its bytes are not here, only what the server says is pinned"
+    if arm.signature is not None:
+        facts |= signature_facts(label, arm.signature)
     if arm.runtime is not None:
         tools = ", ".join(f"{name} {version}" for name, version in arm.runtime.tools.items())
         facts[label, "runtime"] = f"{arm.runtime.name} ({tools})"

@@ -28,7 +28,9 @@ from pytest_compsec.models.lock import (
     PromptPin,
     SettingsPin,
     SourcePin,
+    TensorsPin,
 )
+from pytest_compsec.models.oms.pin import SignaturePin
 from pytest_compsec.models.roles import ROLES
 from pytest_compsec.models.served.pin import EndpointPin
 
@@ -102,7 +104,7 @@ def parse_lock(values: Mapping[str, Any], file: str) -> Lock:
                 else "Write it anew with `compsec pin`"
             )
         )
-    top.allow("version", "judges", "calibration", "prompts", "data", "models")
+    top.allow("version", "judges", "calibration", "prompts", "data", "tensors", "models")
     return Lock(
         models={name: _model(table) for name, table in top.tables("models").items()},
         prompts={
@@ -114,6 +116,7 @@ def parse_lock(values: Mapping[str, Any], file: str) -> Lock:
             _calibration(top.table("calibration")) if "calibration" in top.values else None
         ),
         data={name: _data(table) for name, table in _data_tables(top)},
+        tensors=_tensors(top.table("tensors")) if "tensors" in top.values else None,
     )
 
 
@@ -124,6 +127,14 @@ def _data_tables(top: _Table) -> list[tuple[str, _Table]]:
 def _data(table: _Table) -> DataPin:
     table.allow("version", "sha256", "size")
     return DataPin(table.get("version", str), table.sha256("sha256"), _size(table))
+
+
+def _tensors(table: _Table) -> TensorsPin:
+    table.allow("file", "sha256", "size")
+    name = table.get("file", str)
+    if not name.isprintable() or "/" in name or "\\" in name or name in ("", ".", ".."):
+        raise table.error(f"{name!r} is no name of a file beside the lock")
+    return TensorsPin(name, table.sha256("sha256"), _size(table))
 
 
 def _judge(table: _Table) -> JudgePin:
@@ -207,7 +218,9 @@ def _settings(table: _Table) -> SettingsPin:
 
 
 def _arm(table: _Table) -> ArmPin:
-    table.allow("dtype", "files", "adapter", "recipe", "runtime", "code", "data", "endpoint")
+    table.allow(
+        "dtype", "files", "adapter", "recipe", "runtime", "code", "data", "endpoint", "signature"
+    )
     arm = ArmPin(
         dtype=table.get("dtype", str),
         files=_optional_source(table, "files"),
@@ -217,6 +230,7 @@ def _arm(table: _Table) -> ArmPin:
         code=_code(table.table("code")) if "code" in table.values else None,
         data=_optional_source(table, "data"),
         endpoint=_endpoint(table.table("endpoint")) if "endpoint" in table.values else None,
+        signature=_signature(table.table("signature")) if "signature" in table.values else None,
     )
     if sum(part is not None for part in (arm.files, arm.recipe, arm.endpoint)) != 1:
         raise table.error("needs either 'files' or 'recipe' or 'endpoint'")
@@ -224,6 +238,8 @@ def _arm(table: _Table) -> ArmPin:
         raise table.error("has an 'endpoint', beside which nothing but 'dtype' may stand")
     if arm.runtime is not None and arm.recipe is not None:
         raise table.error("has a recipe, which no other runtime can run")
+    if arm.signature is not None and arm.files is None:
+        raise table.error("has a 'signature' and no 'files' that it could cover")
     if arm.code is not None and (arm.files is None or len(arm.files.files) != 1):
         raise table.error("has 'code', so that its 'files' are one file of weights")
     return arm
@@ -239,6 +255,28 @@ def _endpoint(table: _Table) -> EndpointPin:
         seed=table.optional("seed", int),
         facts={name: facts.get(name, str) for name in facts.values},
     )
+
+
+def _signature(table: _Table) -> SignaturePin:
+    table.allow("method", "sha256", "size", "file", "trusted", "identity", "issuer")
+    trusted = table.table("trusted") if "trusted" in table.values else None
+    pin = SignaturePin(
+        method=table.get("method", str),
+        sha256=table.sha256("sha256"),
+        size=_size(table),
+        file=table.optional("file", str) or "",
+        trusted={} if trusted is None else {name: trusted.sha256(name) for name in trusted.values},
+        identity=table.optional("identity", str),
+        issuer=table.optional("issuer", str),
+    )
+    named = {
+        "key": len(pin.trusted) == 1,
+        "certificates": len(pin.trusted) >= 1,
+        "sigstore": pin.identity is not None and pin.issuer is not None,
+    }
+    if not named.get(pin.method, False):
+        raise table.error(f"does not say who is trusted by the method {pin.method!r}")
+    return pin
 
 
 def _recipe(table: _Table) -> Recipe:

@@ -61,8 +61,11 @@ def provenance_without_prompts(
 
 
 def _arm_provenance(suite: Suite, arm: Arm) -> dict[str, Any]:
+    from pytest_compsec.models.artefact_facts import artefact_facts
+
     device, dtype = suite.placement(arm)
     return {
+        **artefact_facts(arm),
         "name": arm.name,
         "tree": arm.files.tree if arm.served is None else None,
         "adapter": arm.adapter.tree if arm.adapter else None,

@@ -44,6 +44,7 @@ from pytest_compsec.models.lock import (
     read_lock,
     write_lock,
 )
+from pytest_compsec.models.oms.pin import SignaturePin
 from pytest_compsec.models.prompt_sets import load_prompt_set, prompt_set_names
 from pytest_compsec.models.python_source.closure import (
     code_files,
@@ -70,11 +71,13 @@ def pin(
     *,
     expect: Mapping[str, str] | None = None,
     notify: Notify = lambda text: None,
+    tensors: bool | None = None,
 ) -> PinResult:
     """Pin everything that a config names and write the lock beside it.
 
     ``expect`` maps file names to the sha256 (hex) that they must have. ``notify`` is told what is
-    being hashed or fetched. Nothing is written when anything is refused.
+    being hashed or fetched. ``tensors``: whether to pin the digest of every tensor too (None: as
+    the lock so far does). Nothing is written when anything is refused.
 
     Raises ConfigError, IntegrityError, MissingExtraError, or CompsecError for a hub that cannot
     be reached.
@@ -84,6 +87,10 @@ def pin(
     previous = _previous(path)
     builder = _Builder(loaded, previous, dict(expect or {}), notify)
     lock = _resolved(loaded, builder.build(), previous, notify)
+    if tensors if tensors is not None else previous is not None and previous.tensors is not None:
+        from pytest_compsec.models.tensors.sidecar import write_sidecar
+
+        lock = dataclasses.replace(lock, tensors=write_sidecar(loaded, lock, previous, notify))
     changes = tuple(lock_changes.describe(previous, lock))
     if previous is None or changes:
         write_lock(lock, path)
@@ -183,13 +190,31 @@ class _Builder:
     def _arm(self, label: str, entry: SourceEntry, dtype: str | None) -> ArmPin:
         if entry.endpoint is not None:
             return ArmPin(SERVED, endpoint=pin_endpoint(label, entry.endpoint, self._notify))
+        files = self._files(entry) if entry.weights is None else self._chosen(entry.weights)
         return ArmPin(
             dtype or CHECKPOINT_DTYPE,
-            files=self._files(entry) if entry.weights is None else self._chosen(entry.weights),
+            files=files,
             adapter=self._adapter(entry.adapter),
             runtime=runtime_of(entry, label),
             code=self._code(entry.source) if entry.weights is not None else None,
+            signature=self._signature(label, entry, files),
         )
+
+    def _signature(
+        self, label: str, entry: SourceEntry, files: SourcePin | None
+    ) -> SignaturePin | None:
+        if files is None or files.commit is not None or entry.weights is not None:
+            return None  # The config allows no signature there.
+        from pytest_compsec.models.oms.checking import pin_signature, unchecked_note
+
+        location = locate(entry, self._root, files)
+        if entry.signature is None:
+            note = unchecked_note(label, location)
+            if note is not None:
+                self._notify(note)
+            return None
+        self._notify(f"verifying the signature of {entry.source}")
+        return pin_signature(entry.signature, self._root, location, files)
 
     def _chosen(self, text: str | None) -> SourcePin | None:
         """One file, of weights or of samples."""

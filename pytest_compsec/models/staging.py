@@ -197,7 +197,17 @@ def _provenance(pin: SourcePin) -> dict[str, object]:
     pins: dict[str, int] = {}
     for file in pin.files:
         pins[file.provenance] = pins.get(file.provenance, 0) + 1
-    return {"source": pin.source, "revision": pin.revision, "commit": pin.commit, "pins": pins}
+    files = [
+        {"path": file.name, "sha256": file.sha256, "size": file.size, "role": file.role}
+        for file in sorted(pin.files, key=lambda file: file.name)
+    ]
+    return {
+        "source": pin.source,
+        "revision": pin.revision,
+        "commit": pin.commit,
+        "pins": pins,
+        "files": files,
+    }
 
 
 def _clean_up(owner: int, directory: Path, files: list[OpenFile]) -> None:

@@ -36,7 +36,7 @@ def stored_bits(files: StagedFiles) -> float | None:
         return inventory(files.directory, settings).bits
     sizes = _block_sizes(files.entry)
     bits = weights = 0
-    for name, shape, kind in _tensor_infos(files.directory / files.entry):
+    for name, shape, kind in read_tensor_infos(files.directory / files.entry):
         if len(shape) >= 2 and name not in _NOT_LINEAR:
             elements = math.prod(shape)
             block, size = sizes[kind]
@@ -53,7 +53,9 @@ def _block_sizes(entry: str) -> dict[int, tuple[int, int]]:
     return {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
 
 
-def _tensor_infos(path: Path) -> list[tuple[str, tuple[int, ...], int]]:
+def read_tensor_infos(path: Path) -> list[tuple[str, tuple[int, ...], int]]:
+    """``(name, shape as stored, type)`` of each tensor of a GGUF file. Raises LoadError for a
+    header that does not fit the file."""
     try:
         with path.open("rb") as file:
             if file.read(4) != b"GGUF" or _number(file, "I") not in (2, 3):

@@ -30,10 +30,13 @@ from pytest_compsec.models.integrity import verify
 from pytest_compsec.models.listing import Location, Problem
 from pytest_compsec.models.lock import ArmPin, CodePin, Lock, ModelPin, SourcePin
 from pytest_compsec.models.model_inputs import wrong_distribution
+from pytest_compsec.models.oms.pin import SignaturePin
 from pytest_compsec.models.prompt_sets import load_prompt_set, prompt_set_names
 from pytest_compsec.models.served.pin import EndpointPin
 from pytest_compsec.models.served.verification import verify_served
 from pytest_compsec.models.sources import locate, locate_local
+from pytest_compsec.models.tensors.explaining import explain_problems
+from pytest_compsec.models.tensors.sidecar import Tables, read_sidecar
 
 #: Built-in prompt sets that releases after the first brought.
 ADDED_LATER = frozenset({"jailbreak"})
@@ -63,6 +66,7 @@ def verify_lock(loaded: LoadedConfig, lock: Lock) -> VerificationReport:
     """Hash every pinned file and compare every other pin. Raises nothing that a pin may cause."""
     verifier = _Verifier(loaded, lock)
     verifier.settings()
+    verifier.tensors()
     for name, model in loaded.config.models.items():
         pin = lock.models.get(name)
         if pin is None:
@@ -89,6 +93,7 @@ class _Verifier:
         self._loaded = loaded
         self._lock = lock
         self._seen: set[tuple[Location, str]] = set()
+        self._tensors: Tables = {}
         self.problems: list[Problem] = []
         self.notes: list[str] = []
         self.files = 0
@@ -97,6 +102,17 @@ class _Verifier:
         for message in disagreements(self._loaded, self._lock):
             unlisted = "is not in the lock" in message
             self._add("unlisted" if unlisted else "changed", "compsec.yaml", message)
+
+    def tensors(self) -> None:
+        """The digests of single tensors, which later say what of a file changed."""
+        pin = self._lock.tensors
+        if pin is None:
+            return
+        try:
+            self._tensors = read_sidecar(self._loaded.root, pin)
+        except CompsecError as error:
+            self._add("changed", pin.file, str(error))
+        self.files += 1
 
     def inputs(self, pin: ModelPin) -> None:
         """The evaluation data of a model and what its backdoor is made of."""
@@ -146,12 +162,26 @@ class _Verifier:
         if source.source != pin.files.source or source.revision != pin.files.revision:
             return  # told by settings(); comparing the files of another source says nothing
         try:
-            self._compare(locate(source, root, pin.files), pin.files)
+            location = locate(source, root, pin.files)
+            self._compare(location, pin.files)
+            self._signature(label, location, pin.files, pin.signature)
             if source.adapter is not None and pin.adapter is not None:
                 location = locate_local(source.adapter, root, adapter=True)
                 self._compare(location, pin.adapter)
         except CompsecError as error:
             self._add("missing", source.source, str(error))
+
+    def _signature(
+        self, label: str, location: Location, files: SourcePin, pin: SignaturePin | None
+    ) -> None:
+        from pytest_compsec.models.oms.checking import signature_problems, unchecked_note
+
+        if pin is not None:
+            self.problems += signature_problems(pin, self._loaded.root, location, files)
+            return
+        note = unchecked_note(label, location)
+        if note is not None and note not in self.notes:
+            self.notes.append(note)
 
     def _served(self, label: str, entry: EndpointEntry, pin: EndpointPin) -> None:
         problems, notes = verify_served(label, entry, pin)
@@ -163,7 +193,8 @@ class _Verifier:
             return
         self._seen.add((location, pin.tree))
         self.files += len(pin.files)
-        self.problems += verify(location, pin)
+        problems = verify(location, pin)
+        self.problems += explain_problems(problems, location, self._tensors) if problems else ()
 
     def _tools(self, label: str, recipe: Recipe | Runtime | CodePin) -> None:
         installed = {tool: tool_version(tool) for tool in recipe.tools}

@@ -48,6 +48,8 @@ from pytest_compsec.models.prompt_sets import load_prompt_set, prompt_set_names
 from pytest_compsec.models.served.checked import CheckedServers
 from pytest_compsec.models.sources import locate, locate_local
 from pytest_compsec.models.staging import Staging
+from pytest_compsec.models.tensors.explaining import explain_source
+from pytest_compsec.models.tensors.sidecar import read_sidecar
 from pytest_compsec.prompts import PromptSet
 
 if TYPE_CHECKING:
@@ -65,6 +67,9 @@ class VerifiedInputs:
         self._staging = staging
         self._guard = threading.RLock()
         self._staged: dict[tuple[Location, str], StagedFiles] = {}
+        self._signed: set[tuple[Location, str]] = set()
+        sidecar = lock.tensors
+        self._tensors = read_sidecar(loaded.root, sidecar) if sidecar is not None else {}
         self._prompts: dict[str, PromptSet] = {}
         self._data: dict[str, EvaluationData] = {}
         self._data_files: dict[str, DataFile] = {}
@@ -219,8 +224,20 @@ class VerifiedInputs:
         assert pin.files is not None  # the lock's reader saw to it
         if pin.code is not None:
             return self._stage(pinned_location(pin.files, root), pin.files), None
-        files = self._stage(locate(source, root, pin.files), pin.files)
+        location = locate(source, root, pin.files)
+        files = self._stage(location, pin.files)
+        self._require_signature(location, pin)
         return files, self._adapter(source.adapter, pin)
+
+    def _require_signature(self, location: Location, pin: ArmPin) -> None:
+        """The files of this arm are signed as the lock says, if it says so."""
+        if pin.signature is None or (location, repr(pin.signature)) in self._signed:
+            return
+        from pytest_compsec.models.oms.checking import require_signature
+
+        assert pin.files is not None
+        require_signature(pin.signature, self._loaded.root, location, pin.files)
+        self._signed.add((location, repr(pin.signature)))
 
     def _adapter(self, adapter: str | None, pin: ArmPin) -> StagedFiles | None:
         if adapter is None or pin.adapter is None:
@@ -252,7 +269,11 @@ class VerifiedInputs:
     def _stage(self, location: Location, pin: SourcePin) -> StagedFiles:
         key = (location, pin.tree)
         if key not in self._staged:
-            self._staged[key] = self._staging.stage(location, pin)
+            try:
+                self._staged[key] = self._staging.stage(location, pin)
+            except IntegrityError as error:
+                more = explain_source(location, pin, self._tensors, str(error))
+                raise IntegrityError(f"{error}\n{more}" if more else str(error)) from None
         return self._staged[key]
 
     def prompt_set(self, name: str) -> PromptSet:

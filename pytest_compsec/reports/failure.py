@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from pytest_compsec.frameworks import frameworks_of
+from pytest_compsec.options import REPORT_LINES
 from pytest_compsec.reports.categories import category_lines
 from pytest_compsec.reports.text import one_line
 from pytest_compsec.verdict import CheckResult, Evidence, Verdict
 
-MAX_PROMPTS = 5
 MAX_CATEGORIES = 4
 MAX_DIFFERENCES = 12
 
 
-def failure_text(results: list[CheckResult]) -> str:
-    """One block per result, those that are not PRESERVED first."""
+def failure_text(results: list[CheckResult], prompts: int = REPORT_LINES) -> str:
+    """One block per result, those that are not PRESERVED first, each with at most so many
+    ``prompts`` that changed for the worse."""
     ordered = sorted(results, key=lambda result: result.verdict is Verdict.PRESERVED)
-    return "\n\n".join("\n".join(result_lines(result)) for result in ordered)
+    return "\n\n".join("\n".join(result_lines(result, prompts)) for result in ordered)
 
 
-def result_lines(result: CheckResult) -> list[str]:
+def result_lines(result: CheckResult, prompts: int = REPORT_LINES) -> list[str]:
     lines = [one_line(result.summary, 2_000)]
     if result.verdict is Verdict.PRESERVED:
         return lines
@@ -34,7 +35,7 @@ def result_lines(result: CheckResult) -> list[str]:
     if len(result.categories) > 1:
         lines += [f"  {line}" for line in category_lines(result, MAX_CATEGORIES)]
     lines += difference_lines(result)
-    lines += prompt_lines(result)
+    lines += prompt_lines(result, prompts)
     if result.next_step:
         lines += [f"Next: {one_line(result.next_step, 2_000)}"]
     return lines
@@ -52,7 +53,7 @@ def difference_lines(result: CheckResult) -> list[str]:
     return [*lines, f"  and {left} more, in the JSON report"] if left > 0 else lines
 
 
-def prompt_lines(result: CheckResult) -> list[str]:
+def prompt_lines(result: CheckResult, prompts: int = REPORT_LINES) -> list[str]:
     """The prompts that changed for the worse, or could not be judged, with both answers."""
     worst = [row for row in result.evidence if row.regressed]
     title = "regressed"
@@ -63,10 +64,10 @@ def prompt_lines(result: CheckResult) -> list[str]:
             if row.original_safe is None or row.compressed_safe is None
         ]
         title = "not judged"
-    if not worst:
+    if not worst or not prompts:
         return []
-    lines = [f"  {len(worst)} prompts {title}, {min(MAX_PROMPTS, len(worst))} shown:"]
-    for row in spread(worst, MAX_PROMPTS):
+    lines = [f"  {len(worst)} prompts {title}, {min(prompts, len(worst))} shown:"]
+    for row in spread(worst, prompts):
         told = row.note or ("broken text" if row.compressed_broken else "")
         note = f" ({told})" if told else ""
         lines += [

@@ -13,6 +13,7 @@ from pytest_compsec.findings_estimates import Estimate
 from pytest_compsec.reports.categories import category_lines
 from pytest_compsec.reports.memory import ProcessMemory, memory_lines
 from pytest_compsec.reports.text import one_line
+from pytest_compsec.reports.wrapping import wrapped
 from pytest_compsec.verdict import CheckResult, Verdict
 
 ORDER = {
@@ -82,7 +83,7 @@ def cells(result: CheckResult) -> tuple[str, ...]:
         limit = "-"  # in whichever unit; nothing was measured
     pair, check = one_line(result.pair, 60), _check(result)
     if measured is None and result.estimates:
-        return (pair, check, *_estimate(_decisive(result.estimates)), verdict)
+        return (pair, check, *_estimate(decisive(result.estimates)), verdict)
     if measured is None and result.differences:
         return (pair, check, "-", "-", _differences(result), "-", "-", "-", verdict)
     if measured is None and result.layers is not None:
@@ -113,7 +114,7 @@ def cells(result: CheckResult) -> tuple[str, ...]:
     )
 
 
-def _decisive(estimates: tuple[Estimate, ...]) -> Estimate:
+def decisive(estimates: tuple[Estimate, ...]) -> Estimate:
     """The estimate that made the verdict: the first of the worst of those that decide."""
     deciding = [one for one in estimates if one.decides] or list(estimates)
     return min(deciding, key=lambda one: ORDER[Verdict(one.verdict)] if one.verdict else 9)
@@ -198,7 +199,7 @@ def table(results: list[CheckResult], width: int) -> list[Line]:
             ]
         if _fits(lines, width):
             return lines
-    return [line for result in ordered for line in _block(result)]
+    return [line for result in ordered for line in _block(result, width)]
 
 
 _NARROW_HEAD = ("pair", "orig", "comp", "degradation", "flips", "n", "verdict")
@@ -248,13 +249,26 @@ def _aligned(
     return lines
 
 
-def _block(result: CheckResult) -> list[Line]:
+def _block(result: CheckResult, width: int) -> list[Line]:
     row = cells(result)
-    return [
-        Line(f"{row[0]}  {row[8]}", COLOURS[result.verdict], len(row[8])),
+    head = Line(f"{row[0]}  {row[8]}", COLOURS[result.verdict], len(row[8]))
+    lines = [
         Line(f"  {row[1]}: {row[2]} -> {row[3]}, {row[4]}"),
         Line(f"  flips {row[5]}, limit {row[6]}, n {row[7]}"),
     ]
+    return [piece for line in (head, *lines) for piece in fitted(line, width)]
+
+
+def fitted(line: Line, width: int) -> list[Line]:
+    """The line in pieces that fit, the colour on the piece that has the coloured end (on all of
+    them, where the whole line is coloured)."""
+    pieces = wrapped(line.text, width)
+    if line.colour is None:
+        return [Line(piece) for piece in pieces]
+    if line.coloured >= len(line.text):
+        return [Line(piece, line.colour, len(piece)) for piece in pieces]
+    last = Line(pieces[-1], line.colour, min(line.coloured, len(pieces[-1])))
+    return [*(Line(piece) for piece in pieces[:-1]), last]
 
 
 def summary_lines(
@@ -266,8 +280,11 @@ def summary_lines(
     reports: list[str],
     categories: bool = False,
     memory: Mapping[str, ProcessMemory] | None = None,
+    brief: bool = False,
 ) -> list[Line]:
-    """Everything below the section title: reasons, table, foot notes."""
+    """Everything below the section title: reasons, table, foot notes; ``brief``: without the lines
+    that explain the table. No line is longer than ``width``, except that no word, path or digest is
+    broken."""
     lines = []
     for text in integrity:
         first, *rest = (one_line(part, 300) for part in text.splitlines() or [""])
@@ -289,7 +306,10 @@ def summary_lines(
     ]
     answers = sum(result.answers for result in results)
     cached = sum(result.answers_cached for result in results)
-    if measured:
+    if brief:
+        if answers:
+            lines.append(Line(f"{cached} of {answers} answers came from the cache"))
+    elif measured:
         levels = sorted({round(100 * (1 - 2 * (1 - result.confidence)), 4) for result in measured})
         shown = ", ".join(f"{level:g} %" for level in levels) + " interval"
         if any(result.stopping is not None for result in measured):
@@ -314,7 +334,7 @@ def summary_lines(
         lines.append(Line(promise))
     elif answers:
         lines.append(Line(f"{cached} of {answers} answers came from the cache"))
-    if any(result.estimates for result in results):
+    if not brief and any(result.estimates for result in results):
         lines.append(Line(ESTIMATES))
     if downgraded:
         lines.append(Line(downgraded, "yellow", len(downgraded)))
@@ -322,13 +342,15 @@ def summary_lines(
         lines += [Line(text) for text in memory_lines(memory)]
     lines += [Line(f"report written: {path}") for path in reports]
     if categories:
-        lines += [line for result in sorted_results(results) for line in category_table(result)]
-    return [*lines, *table(results, width)]
+        ordered = sorted_results(results)
+        lines += [line for result in ordered for line in category_table(result, width)]
+    return [piece for line in lines for piece in fitted(line, width)] + table(results, width)
 
 
-def category_table(result: CheckResult) -> list[Line]:
-    """The categories of one result, worst first, each with its interval."""
+def category_table(result: CheckResult, width: int = 100) -> list[Line]:
+    """The categories of one result, worst first, each with its interval; their names are cut where
+    the numbers would not fit."""
     if len(result.categories) < 2:
         return []
     title = f"{one_line(result.pair, 60)} {one_line(result.check, 60)} by category"
-    return [Line(title), *(Line(f"  {text}") for text in category_lines(result))]
+    return [Line(title), *(Line(f"  {text}") for text in category_lines(result, width=width - 2))]

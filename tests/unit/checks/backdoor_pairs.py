@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import torch
 
 from pytest_compsec.attacks.backdoor import Backdoor
 from pytest_compsec.attacks.triggers.images import Patch
 from pytest_compsec.classification.data import EvaluationData
+from pytest_compsec.models.arm import Arm, StagedFiles
 
 CLASSES = 5
 SAMPLES = 500
@@ -41,11 +41,9 @@ class RuleModel:
     device: str = "cpu"
 
     @property
-    def arm(self) -> Any:
-        files = types.SimpleNamespace(tree="t" * 64)
-        return types.SimpleNamespace(
-            name=self.name, files=files, weights_digest="w" * 64, recipe=None, dtype=None
-        )
+    def arm(self) -> Arm:
+        files = StagedFiles(Path("rules"), "t" * 64, None, {}, lambda: None)
+        return Arm(self.name, None, files, task="image-classification")
 
     def predict(self, inputs: torch.Tensor) -> torch.Tensor:
         labels = (inputs[:, 0, 0, 0] * 10).round().long()
@@ -75,11 +73,11 @@ class RulePair:
         self.rechecked = 0
 
     @property
-    def original_arm(self) -> Any:
+    def original_arm(self) -> Arm:
         return self.classifiers[0].arm
 
     @property
-    def compressed_arm(self) -> Any:
+    def compressed_arm(self) -> Arm:
         return self.classifiers[1].arm
 
     def recheck(self) -> None:

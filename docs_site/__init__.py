@@ -1,0 +1,1 @@
+"""What `make docs` needs beside the pages in `docs`: links that leave the site, generated pages."""

@@ -1,0 +1,185 @@
+"""Write a ``model.sig`` that compsec and the tools of OpenSSF Model Signing verify.
+
+All files of the directory are signed, whole, with sha256. Left out, and named in the signature as
+left out, are only the signature itself, the notes of ``hf download`` (never staged) and git's own
+two files, which the tool ``model-signing`` passes over unless it is told otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from pytest_compsec.atomic import write_atomically
+from pytest_compsec.config.signatures import SIGNATURE_NAME
+from pytest_compsec.errors import CompsecError, IntegrityError
+from pytest_compsec.models.hashing import open_and_hash
+from pytest_compsec.models.integrity import raise_problems
+from pytest_compsec.models.listing import IGNORED, Location, Problem, list_source, printable
+from pytest_compsec.models.oms.bundle import bundle_text, read_bundle
+from pytest_compsec.models.oms.certificates import load_certificates, signer_key
+from pytest_compsec.models.oms.checking import require_model_key
+from pytest_compsec.models.oms.names import name_problem
+from pytest_compsec.models.oms.statement import (
+    Resource,
+    Serialization,
+    Statement,
+    root_digest,
+    statement_bytes,
+)
+from pytest_compsec.models.roles import refused_content
+from pytest_compsec.signing import dsse, keys
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+_OF_GIT = (".gitattributes", ".gitignore")
+
+
+@dataclasses.dataclass(frozen=True)
+class Signed:
+    """``path`` of the signature, how many ``files`` it covers, the sha256 (hex) over their digests,
+    and the sha256 (hex) of the signer's public key in PEM form."""
+
+    path: Path
+    files: int
+    digest: str
+    key: str
+
+
+def sign_model(
+    directory: Path,
+    key: Path,
+    *,
+    output: Path | None = None,
+    password: bytes | None = None,
+    certificate: Path | None = None,
+    chain: Sequence[Path] = (),
+) -> Signed:
+    """Sign every file of a model directory and write the signature (default: its ``model.sig``).
+
+    ``certificate`` (PEM) is the signer's, ``chain`` leads from it to an authority; without them the
+    method is ``key``. Raises IntegrityError for a directory with links or files that no model may
+    hold, CompsecError for keys that do not fit and an ``output`` that is no signature so far.
+    """
+    if chain and certificate is None:
+        raise CompsecError("--chain leads from the signer's certificate: give --certificate too")
+    private = keys.load_private_key(key, password)
+    require_model_key(private, str(key))
+    certificates = _certificates(certificate, chain, private.public_key())
+    location = _location(directory)
+    target = output if output is not None else location.directory / SIGNATURE_NAME
+    _require_target(target)
+    statement = _statement(location, _inside(target, location.directory))
+    payload = statement_bytes(statement)
+    envelope = dsse.sign_envelope(payload, dsse.IN_TOTO, private)
+    hint = keys.key_hint(private.public_key())
+    text = bundle_text(envelope, key_hint=hint, chain=[_der(one) for one in certificates])
+    if certificates:
+        # What was just written would be refused by everybody whom this chain is given to.
+        signer_key(
+            [_der(one) for one in certificates], certificates[1:] or certificates, str(chain)
+        )
+    try:
+        write_atomically(target, text)
+    except OSError as error:
+        raise CompsecError(f"{target}: cannot be written ({error.strerror})") from None
+    return Signed(target, len(statement.resources), statement.digest, hint)
+
+
+def _location(directory: Path) -> Location:
+    if not directory.is_dir():
+        raise CompsecError(f"{directory}: is no directory; name the directory that holds the model")
+    if directory.is_symlink():
+        raise IntegrityError(f"{directory}: is a link. Name the directory itself")
+    return Location(str(directory), directory.resolve(), pass_over=IGNORED)
+
+
+def _statement(location: Location, signature: str | None) -> Statement:
+    listing = list_source(location)
+    names = [name for name in listing.names if name != signature and name not in _OF_GIT]
+    problems = [one for one in listing.problems if one.file != signature]
+    for name in names:
+        reason = name_problem(name)
+        if reason is None and (location.directory / name).is_symlink():
+            # Into the hub's cache, which other tools do not follow.
+            reason = "is a link. Fetch the model with `hf download ... --local-dir` and sign that"
+        if reason is not None:
+            problems.append(Problem("refused", name, f"{printable(name)}: {reason}"))
+    raise_problems(problems, "Nothing was signed.")
+    if not names:
+        raise IntegrityError(f"{location.label}: holds no file, so there is nothing to sign")
+    ignored = [signature] if signature is not None else []
+    ignored += [name for name in IGNORED if (location.directory / name).is_dir()]
+    ignored += [name for name in _OF_GIT if name in listing.names]
+    resources = _resources(location, names)
+    return Statement(
+        model=location.directory.name,
+        digest=root_digest(resources),
+        resources=resources,
+        serialization=Serialization(ignore_paths=tuple(ignored)),
+    )
+
+
+def _resources(location: Location, names: Sequence[str]) -> tuple[Resource, ...]:
+    """Sorted part by part, as model-signing sorts."""
+    ordered = sorted(names, key=lambda name: PurePosixPath(name).parts)
+    files, failures = open_and_hash(location, ordered, lambda file: None)
+    try:
+        problems = [Problem("refused", name, message) for name, message in failures]
+        for file in files:
+            reason = refused_content(file.role, file.name, file.size, file.head)
+            if reason is not None:
+                problems.append(Problem("refused", file.name, f"{file.shown}: {reason}"))
+        raise_problems(problems, "Nothing was signed.")
+        digests = {file.name: file.sha256 for file in files}
+    finally:
+        for file in files:
+            file.close()
+    return tuple(Resource(name, digests[name]) for name in ordered)
+
+
+def _inside(target: Path, directory: Path) -> str | None:
+    """The name of the signature in the directory; None when it is elsewhere."""
+    path = target.parent.resolve() / target.name
+    return path.relative_to(directory).as_posix() if path.is_relative_to(directory) else None
+
+
+def _require_target(target: Path) -> None:
+    """Raise CompsecError where something lies there that is no signature."""
+    if not target.parent.is_dir():
+        raise CompsecError(f"{target}: the directory {str(target.parent)!r} does not exist")
+    if target.is_symlink():
+        raise IntegrityError(f"{target}: is a link, through which nothing is written")
+    if not target.exists():
+        return
+    try:
+        read_bundle(target.read_bytes(), str(target))
+    except (IntegrityError, OSError):
+        raise CompsecError(
+            f"{target}: is there and is no signature, so it is not replaced. Choose another "
+            "--output"
+        ) from None
+
+
+def _certificates(
+    certificate: Path | None, chain: Sequence[Path], key: keys.PublicKey
+) -> list[x509.Certificate]:
+    if certificate is None:
+        return []
+    own = load_certificates([certificate])
+    if len(own) != 1:
+        raise CompsecError(
+            f"{certificate}: holds {len(own)} certificates; the others go to --chain"
+        )
+    if keys.public_pem(own[0].public_key()) != keys.public_pem(key):  # type: ignore[arg-type]
+        raise CompsecError(f"{certificate}: is the certificate of another key than the one given")
+    return [*own, *load_certificates(chain)]
+
+
+def _der(certificate: x509.Certificate) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return certificate.public_bytes(Encoding.DER)

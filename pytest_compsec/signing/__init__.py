@@ -1,0 +1,1 @@
+"""Signatures over what we say: keys and envelopes."""

@@ -1,0 +1,162 @@
+"""``compsec sign``: what it signs, what it refuses, and what it leaves as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_compsec.cli import main
+from pytest_compsec.models.oms.bundle import read_bundle
+from pytest_compsec.models.oms.statement import parse_statement
+from tests.unit.models.oms.signers import certificate, check, pem, private_pem, public_pem
+from tests.unit.models.tiny_files import write_model
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    (tmp_path / "key.pem").write_bytes(private_pem())
+    (tmp_path / "key.pub").write_bytes(public_pem())
+    (tmp_path / "leaf.pem").write_bytes(pem(certificate("publisher", "root")))
+    (tmp_path / "root.pem").write_bytes(pem(certificate("root", "root", authority=True)))
+    return write_model(tmp_path / "model")
+
+
+def sign(model: Path, *more: str, key: str = "key.pem") -> int:
+    return main(["sign", str(model), "--key", str(model.parent / key), *more])
+
+
+def covered(path: Path) -> list[str]:
+    bundle = read_bundle(path.read_bytes(), "model.sig")
+    return [one.name for one in parse_statement(bundle.envelope.payload, "model.sig").resources]
+
+
+def refused(capsys: pytest.CaptureFixture[str], code: int, model: Path, *more: str) -> str:
+    before = (model / "model.sig").read_bytes() if (model / "model.sig").exists() else None
+    assert sign(model, *more) == code
+    after = (model / "model.sig").read_bytes() if (model / "model.sig").exists() else None
+    assert after == before
+    return capsys.readouterr().err
+
+
+def test_every_file_is_signed_and_verifies(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (model / "sub").mkdir()
+    (model / "sub" / "vocab.txt").write_text("a", encoding="utf-8")
+    assert sign(model) == 0
+    assert "Signed 5 files" in capsys.readouterr().out
+    assert covered(model / "model.sig") == [
+        "chat_template.jinja", "config.json", "model.safetensors", "sub/vocab.txt",
+        "tokenizer.json",
+    ]  # fmt: skip
+    check(model, key="key.pub")
+    assert sign(model) == 0  # again: its own signature is replaced and never signed
+    assert "model.sig" not in covered(model / "model.sig")
+    check(model, key="key.pub")
+
+
+def test_a_signature_elsewhere(model: Path) -> None:
+    assert sign(model, "--output", str(model.parent / "release.sig")) == 0
+    assert not (model / "model.sig").exists()
+    check(model, key="key.pub", file="release.sig")
+
+
+def test_only_git_s_own_files_are_left_out(model: Path) -> None:
+    for name in (".gitattributes", ".env", "README.md"):
+        (model / name).write_text("x", encoding="utf-8")
+    assert sign(model) == 0
+    assert {".env", "README.md"} <= set(covered(model / "model.sig"))
+    assert ".gitattributes" not in covered(model / "model.sig")
+    check(model, key="key.pub")
+
+
+def test_the_notes_of_a_download_are_left_out_and_still_refused_elsewhere(model: Path) -> None:
+    notes = model / ".cache" / "huggingface"
+    notes.mkdir(parents=True)
+    (notes / "x.metadata").write_text("x", encoding="utf-8")
+    assert sign(model) == 0
+    check(model, key="key.pub")
+
+
+def test_with_a_certificate(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = model.parent
+    leaf, chain = str(root / "leaf.pem"), str(root / "root.pem")
+    assert sign(model, "--certificate", leaf, "--chain", chain) == 0
+    check(model, certificates=["root.pem"])
+    (root / "other.pem").write_bytes(pem(certificate("other", "root")))
+    text = refused(capsys, 2, model, "--certificate", str(root / "other.pem"), "--chain", chain)
+    assert "is the certificate of another key" in text
+    assert "give --certificate too" in refused(capsys, 2, model, "--chain", chain)
+    stranger = pem(certificate("stranger", "stranger", authority=True))
+    (root / "stranger.pem").write_bytes(stranger)
+    text = refused(capsys, 1, model, "--certificate", leaf, "--chain", str(root / "stranger.pem"))
+    assert "is not issued" in text
+
+
+def test_a_password_comes_from_the_environment_only(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (model.parent / "key.pem").write_bytes(private_pem(password=b"hunter2"))
+    monkeypatch.delenv("COMPSEC_SIGN_PASSWORD", raising=False)
+    assert "COMPSEC_SIGN_PASSWORD" in refused(capsys, 2, model)
+    monkeypatch.setenv("COMPSEC_SIGN_PASSWORD", "wrong")
+    text = refused(capsys, 2, model)
+    assert "another password" in text
+    assert "wrong" not in text
+    monkeypatch.setenv("COMPSEC_SIGN_PASSWORD", "hunter2")
+    assert sign(model) == 0
+    check(model, key="key.pub")
+
+
+def test_links_hidden_directories_code_and_pickles_are_not_signed(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (model / "link.json").symlink_to(model / "config.json")
+    assert "link.json: is a link" in refused(capsys, 1, model)
+    (model / "link.json").unlink()
+    for name, words in ((".git/x.txt", "hidden directory"), ("x.py", "is code"),
+                        ("pytorch_model.bin", "can run code")):  # fmt: skip
+        path = model / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("x", encoding="utf-8")
+        assert words in refused(capsys, 1, model)
+        path.unlink()
+        if path.parent != model:
+            path.parent.rmdir()
+    assert sign(model) == 0
+
+
+def test_a_link_to_a_directory_an_empty_one_and_a_file_are_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "link").symlink_to(model)
+    assert "is a link. Name the directory itself" in refused(capsys, 1, tmp_path / "link")
+    (tmp_path / "empty").mkdir()
+    assert "nothing to sign" in refused(capsys, 1, tmp_path / "empty")
+    (tmp_path / "one.gguf").write_bytes(b"GGUF")
+    assert "is no directory" in refused(capsys, 2, tmp_path / "one.gguf")
+
+
+def test_nothing_but_a_signature_is_ever_replaced(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = model / "config.json"
+    before = config.read_bytes()
+    assert "is no signature" in refused(capsys, 2, model, "--output", str(config))
+    assert config.read_bytes() == before
+    (model.parent / "link.sig").symlink_to(config)
+    text = refused(capsys, 1, model, "--output", str(model.parent / "link.sig"))
+    assert "through which nothing is written" in text
+    missing = str(model.parent / "no" / "x.sig")
+    assert "does not exist" in refused(capsys, 2, model, "--output", missing)
+
+
+def test_a_key_that_models_are_not_signed_with_is_refused(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    key = ed25519.Ed25519PrivateKey.generate()
+    content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (model.parent / "key.pem").write_bytes(content)
+    assert "P-256, P-384 or P-521 only" in refused(capsys, 2, model)

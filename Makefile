@@ -39,9 +39,10 @@ $(HEAVY_STAMP): $(STAMP)
 		asn1crypto
 	touch $(HEAVY_STAMP)
 
-# pre-commit runs the hook that this repository offers.
+# pre-commit runs the hook that this repository offers; check-jsonschema brings the schemas of CI
+# systems.
 $(DOCS_STAMP): $(STAMP)
-	$(PIP) install -c constraints.txt -e ".[docs]" pre-commit
+	$(PIP) install -c constraints.txt -e ".[docs]" pre-commit check-jsonschema
 	touch $(DOCS_STAMP)
 
 lint: $(STAMP)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from docs_site.text import code, prose, table
+from docs_site.words_of_keys import words_of
 from pytest_compsec.config.schema import Config
 
 _TITLES = {
@@ -31,16 +32,16 @@ def config_page() -> str:
     parts = [
         "# `compsec.yaml`",
         "Unknown keys and values of another type are errors that name the line. Paths count from "
-        "the file. Shown are types and defaults; what else must hold (a source of the hub needs a "
-        "`revision`, a variant is made in exactly one way) is said by the error of a breach.",
-        _rows(schema),
+        "the file. What else must hold (a source of the hub needs a `revision`, a variant is made "
+        "in exactly one way) is said by the error of a breach.",
+        _rows(schema, words_of("Config")),
     ]
     for name in names:
         section = sections[name]
         parts += [f"## {_TITLES.get(name, _title(name))} {{ #{name.lower()} }}"]
         if section.get("description"):
             parts.append(prose(section["description"]))
-        parts.append(_rows(section) if section.get("properties") else "No keys.")
+        parts.append(_rows(section, words_of(name)) if section.get("properties") else "No keys.")
     return "\n\n".join(parts)
 
 
@@ -49,13 +50,18 @@ def _title(name: str) -> str:
     return f"Options: {words}" if name.endswith("Options") else words
 
 
-def _rows(section: dict[str, Any]) -> str:
+def _rows(section: dict[str, Any], words: Mapping[str, str]) -> str:
     required = set(section.get("required", ()))
     rows = [
-        (code(name), type_of(entry), "required" if name in required else _default(entry))
+        (
+            code(name),
+            type_of(entry),
+            "required" if name in required else _default(entry),
+            prose(words.get(name)),
+        )
         for name, entry in section["properties"].items()
     ]
-    return table(["key", "type", "default"], rows)
+    return table(["key", "type", "default", "meaning"], rows)
 
 
 def _default(entry: dict[str, Any]) -> str:

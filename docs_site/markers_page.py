@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
+import sys
 from collections.abc import Iterator
 
-from docs_site.text import cell, code, prose, table
+from docs_site.text import code, prose, table, upper_first
 from pytest_compsec.frameworks import NIST, OWASP, frameworks_of
 from pytest_compsec.markers import MARKERS, REGISTERED, CheckMarker
-from pytest_compsec.presets import SUITE
+from pytest_compsec.presets import LEVELS, SUITE
 
 _INTRODUCTION = """\
 # Markers
@@ -18,6 +20,7 @@ arguments only, and works on a function, a class or a module. `pytest --markers`
 signatures.
 What the verdicts rest on: [checks](../checks.md) and [statistics](../statistics.md).
 """
+_VALIDATES = re.compile(r"Validate the marker's arguments\.\s+Raises ValueError in plain words\.")
 
 
 def markers_page() -> str:
@@ -34,7 +37,7 @@ def markers_page() -> str:
 
 
 def section(marker: CheckMarker[object]) -> str:
-    """Purpose, signature, arguments and docstring of one marker."""
+    """Purpose, signature, arguments and docstrings of one marker."""
     parameters = inspect.signature(marker.arguments).parameters.values()
     rows = [
         (code(parameter.name), code(_annotation(parameter)), _default(parameter))
@@ -43,18 +46,48 @@ def section(marker: CheckMarker[object]) -> str:
     found = frameworks_of(marker.name).text()
     parts = [
         f"## `{marker.name}` {{ #{marker.name} }}",
-        cell(marker.purpose).capitalize(),
+        _levels(marker) if marker.name == SUITE else _asks(marker),
         table(["argument", "type", "default"], rows),
-        prose(marker.arguments.__doc__),
-        f"Works on: {', '.join(code(task) for task in marker.tasks)}.",
+        _meanings(marker),
     ]
+    if marker.name != SUITE:
+        parts.append(f"Works on: {', '.join(code(task) for task in marker.tasks)}.")
     if marker.fixtures:
         parts.append(f"Takes from fixtures: {', '.join(map(code, marker.fixtures))}.")
     if found:
         parts.append(f"Evidence for: {found}.")
-    if marker.name == SUITE:
-        parts.insert(2, f"One of {len(MARKERS)} checks has its own marker above.")
     return "\n\n".join(parts)
+
+
+def _asks(marker: CheckMarker[object]) -> str:
+    """What the check asks, as the module says that measures it."""
+    text = prose(sys.modules[marker.measure.__module__].__doc__)
+    return upper_first(text.removeprefix(f"`{marker.name}`: "))
+
+
+def _meanings(marker: CheckMarker[object]) -> str:
+    """What the arguments mean, without what every such function does."""
+    first, _, rest = prose(marker.arguments.__doc__).partition("\n\n")
+    if not _VALIDATES.fullmatch(first):
+        raise ValueError(f"{marker.name}: the docstring of its arguments begins otherwise: {first}")
+    return rest
+
+
+def _levels(marker: CheckMarker[object]) -> str:
+    """The purpose of the marker that stands for many, and its checks."""
+    rows = [
+        (code(level), ", ".join(f"[`{name}`](#{name})" for name in checks))
+        for level, checks in LEVELS.items()
+    ]
+    return "\n\n".join(
+        [
+            upper_first(marker.purpose),
+            "Each of its checks has a marker of its own above, and is made on the models that it "
+            "works on: a language model gets no pixels, a model without a trigger no backdoor "
+            "check. The run says what it leaves out where.",
+            table(["level", "checks"], rows),
+        ]
+    )
 
 
 def _annotation(parameter: inspect.Parameter) -> str:

@@ -10,6 +10,9 @@ import pytest
 from docs_site.text import code, table
 from pytest_compsec.options import add_options
 
+#: Twins that do not have their option's name.
+_OTHER_TWINS = {"--compsec-no-cache": "compsec_cache = false"}
+
 
 @dataclasses.dataclass
 class Recorder:
@@ -35,11 +38,17 @@ def recorded() -> Recorder:
     return recorder
 
 
+def twin(option: str, found: Recorder) -> str:
+    """What says the same in ini; empty where nothing does."""
+    name = option.lstrip("-").replace("-", "_")
+    return name if name in found.ini else _OTHER_TWINS.get(option, "")
+
+
 def options_page() -> str:
     """The page as Markdown."""
     found = recorded()
     options = [
-        (code(_shown(name, attributes)), attributes["help"])
+        (code(_shown(name, attributes)), code(twin(name, found)), attributes["help"])
         for name, attributes in sorted(found.options.items())
     ]
     ini = [
@@ -51,10 +60,9 @@ def options_page() -> str:
             "# Options of pytest",
             "The command line wins over ini, ini over the default. A path on the command line "
             "counts from where pytest was started, one in the ini file from that file. "
-            "`--compsec-no-cache` is `compsec_cache = false` in ini; the other twins "
-            "have the option's name with `_`.",
+            "An option without a twin is one of the command line alone.",
             "## Command line",
-            table(["option", "meaning"], options),
+            table(["option", "in ini", "meaning"], options),
             "## Ini values",
             "In `pytest.ini`, or in `[tool.pytest.ini_options]` of `pyproject.toml`.",
             table(["name", "type", "default", "meaning"], ini),

@@ -32,3 +32,8 @@ def cell(text: str) -> str:
 def code(text: str) -> str:
     """Text as inline code; none for an empty text."""
     return f"`{text}`" if text else ""
+
+
+def upper_first(text: str) -> str:
+    """With a capital at its beginning; names inside keep theirs."""
+    return text[:1].upper() + text[1:]

@@ -41,6 +41,9 @@ def new_directory(path: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)
+        # safetensors writes for the owner alone; a server may run as somebody else.
+        for file in temporary.rglob("*"):
+            file.chmod((0o777 if file.is_dir() else 0o666) & ~umask)
         require_free(path)  # It took a while.
         if path.is_dir():
             path.rmdir()  # Windows renames onto nothing that exists.

@@ -2,12 +2,15 @@
 scan, survival, noise, accept, show, diff, sign, verify-certificate.
 
 Exit codes: 0 all is well; 1 bytes, recipes or settings are not what the lock pins (or what
-``--expect`` asks for); 2 usage, a faulty file, a hub that cannot be reached.
+``--expect`` asks for), a signature or a certificate does not hold, ``diff`` found a
+change; 2 usage, a faulty file, a hub that cannot be reached.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -30,15 +33,23 @@ _Command = Callable[[argparse.Namespace], int]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a pipe on Windows may know no "…"
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments = build_parser().parse_args(argv)
     try:
-        return _command(arguments.command)(arguments)
+        code = _command(arguments.command)(arguments)
+        sys.stdout.flush()  # a reader that left shows now
+    except BrokenPipeError:  # `compsec ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except IntegrityError as error:
         print(f"compsec: {error}", file=sys.stderr)
         return 1
     except CompsecError as error:
         print(f"compsec: {error}", file=sys.stderr)
         return 2
+    return code
 
 
 def _command(name: str) -> _Command:
@@ -150,7 +161,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     verify = commands.add_parser("verify", help="compare every pinned file with compsec.lock")
-    _add_config(verify)
+    verify.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="*",
+        help="verify the suites that these files belong to: the nearest compsec.yaml above each",
+    )
+    verify.add_argument("--config", metavar="PATH", help="default: ./compsec.yaml")
     verify.add_argument("--json", action="store_true", help="print the result as JSON")
 
     show = commands.add_parser("list", help="show models, pairs, sources and the lock's state")
@@ -195,7 +212,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_config(repair)
     add_repair_arguments(repair)
 
-    export = commands.add_parser("export", help="write a derived variant as files, and pin them")
+    export = commands.add_parser("export", help="write a derived variant as files")
     _add_config(export)
     add_export_arguments(export)
 

@@ -198,6 +198,8 @@ def prepare(run: Run, items: list[pytest.Item]) -> None:
             )
             continue
         parameter = pair_parameter(item)
+        if parameter is None and _asked_for_a_pair(item):
+            continue  # there is none for it, and the problem is told
         if parameter is None:
             run.add_problem(
                 f"{where}: a compsec marker inside pytest.param(..., marks=...) cannot choose its "
@@ -246,6 +248,11 @@ def pair_parameter(item: pytest.Item) -> Any:
     """What ``model_pair`` is parametrized with on this item; None when it is not."""
     callspec = getattr(item, "callspec", None)
     return None if callspec is None else callspec.params.get(FIXTURE)
+
+
+def _asked_for_a_pair(item: pytest.Item) -> bool:
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and FIXTURE in callspec.params
 
 
 def pair_id(item: pytest.Item) -> str:

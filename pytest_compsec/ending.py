@@ -34,6 +34,20 @@ def finish(run: Run, session: pytest.Session) -> None:
         _fail(session)
     if run.active:  # after it: what is written says how the run ended
         _write_reports(run, session)
+    else:
+        _tell_of_none(run, session)
+
+
+def _tell_of_none(run: Run, session: pytest.Session) -> None:
+    """No check was collected, so there is nothing to report; whoever asked must not take a file of
+    an earlier run for this one's."""
+    for path in run.settings.reports:
+        earlier = " The file there is of an earlier run." if path.exists() else ""
+        run.report_problems.append(
+            f"--compsec-report={path}: not written: no check was collected.{earlier}"
+        )
+    if session.exitstatus == pytest.ExitCode.OK:
+        _fail(session)
 
 
 def _fail(session: pytest.Session) -> None:
@@ -47,15 +61,17 @@ def _write_reports(run: Run, session: pytest.Session) -> None:
     from pytest_compsec.run_facts import report_of
 
     report = report_of(run, session, _memory(run))
+    files: list[Path] = []
     for path in run.settings.reports:
         try:
             written = kinds.write(path, report)
+            run.report_problems += kinds.remarks(path, report)
         except Exception as error:
             run.report_problems.append(f"--compsec-report={path}: not written: {_reason(error)}")
             _fail(session)
         else:
+            files += written
             run.reports_written += [_shown(run, target) for target in written]
-            run.report_problems += kinds.remarks(path, report)
     _write_step_summary(run, session, report)
     any_results = bool(run.all_results())  # none where all of it was left out
     if run.settings.export_labels is not None and any_results:
@@ -64,9 +80,23 @@ def _write_reports(run: Run, session: pytest.Session) -> None:
         from pytest_compsec.history_writing import write_history
 
         write_history(run, session)
-    run.config.hook.pytest_compsec_report_finished(
-        config=run.config, report=report, paths=tuple(run.settings.reports)
-    )
+    _call_others(run, session, report, tuple(files))
+
+
+def _call_others(
+    run: Run, session: pytest.Session, report: Report, files: tuple[Path, ...]
+) -> None:
+    """The hook of other plugins. One that breaks costs neither the others nor the table."""
+    hook = run.config.hook.pytest_compsec_report_finished
+    for implementation in hook.get_hookimpls():
+        others = [one.plugin for one in hook.get_hookimpls() if one is not implementation]
+        call = run.config.pluginmanager.subset_hook_caller(hook.name, others)
+        try:
+            call(config=run.config, report=report, paths=files)
+        except Exception as error:
+            where = implementation.plugin_name
+            run.report_problems.append(f"{hook.name} of {where} broke: {_reason(error)}")
+            _fail(session)
 
 
 def _reason(error: Exception) -> str:
@@ -118,7 +148,7 @@ def _export_labels(run: Run, session: pytest.Session, path: Path) -> None:
 def show_summary(run: Run, reporter: pytest.TerminalReporter) -> None:
     """Print the table of verdicts below everything else that pytest prints; under -qq no more than
     what went wrong with reports."""
-    if not run.active or run.is_worker:
+    if run.is_worker:
         return
     quiet = reporter.config.get_verbosity() < -1
     lines = [] if quiet else _summary(run, reporter)

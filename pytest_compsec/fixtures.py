@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_compsec.errors import ConfigError
+from pytest_compsec.errors import ConfigError, IntegrityError
 from pytest_compsec.givens import backdoor, evaluation_data
-from pytest_compsec.run import BY_HAND, RUN, PairParameter, Run
+from pytest_compsec.run import BY_HAND, INTEGRITY, RUN, PairParameter, Run
 from pytest_compsec.verdict import CheckResult
 
 if TYPE_CHECKING:
@@ -97,7 +97,11 @@ class Checks:
                 from pytest_compsec.evidence import gather
 
                 asked = asked.with_evidence(functools.partial(gather, self._run, self._item))
-            result = marker.measure(pair, asked, test=self._item.nodeid)
+            try:
+                result = marker.measure(pair, asked, test=self._item.nodeid)
+            except IntegrityError as error:  # whatever the test makes of it
+                self._item.stash[INTEGRITY] = str(error)
+                raise
             result = by_hand(self._run, result, pair.pairs_of_suite)
             self._item.stash.setdefault(BY_HAND, []).append(result)
             return result

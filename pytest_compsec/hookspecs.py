@@ -1,6 +1,7 @@
 """The hooks that other plugins implement: own checks, judges, compression methods, reports.
 
-Two are hooks of pytest (a plugin of the group ``pytest11`` or a ``conftest.py`` implements them):
+Two are hooks of pytest (a plugin of the group ``pytest11`` implements them, or the ``conftest.py``
+of the folder that pytest starts from):
 :func:`pytest_compsec_register_checks` and :func:`pytest_compsec_report_finished`. Two are called in
 ``compsec pin`` and wherever a config is read, and so are functions of a module named in the entry
 point group ``pytest_compsec``: :func:`pytest_compsec_register_judges` and
@@ -48,4 +49,4 @@ def pytest_compsec_report_finished(
     config: pytest.Config, report: Report, paths: tuple[Path, ...]
 ) -> None:
     """The run is over and its reports are written. Called once, on a serial run or the controller
-    of pytest-xdist; ``paths`` are the files asked for with ``--compsec-report``."""
+    of pytest-xdist; ``paths`` are the files that ``--compsec-report`` wrote."""

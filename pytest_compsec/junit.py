@@ -57,11 +57,11 @@ def _without_answers(
     run: Run, report: pytest.TestReport, results: list[CheckResult], error: BaseException | None
 ) -> str | None:
     """The text to show in place of the report's own; None where that shows no answers."""
+    if run.settings.show_answers or not getattr(run.config.option, "xmlpath", None) or not results:
+        return None
     from pytest_compsec.reports.answers import has_answers, without_answers
     from pytest_compsec.reports.failure import failure_text
 
-    if run.settings.show_answers or not getattr(run.config.option, "xmlpath", None):
-        return None
     if isinstance(error, CompsecError) or not any(map(has_answers, results)):
         return None
     shown = failure_text([without_answers(one) for one in results], run.settings.report_lines)

@@ -346,28 +346,6 @@ class MarkedCheck:
     of_level: bool = False
 
 
-def registered_by(config: pytest.Config) -> dict[str, CheckMarker[Any]]:
-    """Our markers and those that plugins register, by name. Raises pytest.UsageError for what is
-    no marker, and for a name that is taken."""
-    found = dict(MARKERS)
-    for made in config.hook.pytest_compsec_register_checks(config=config):
-        for marker in made if isinstance(made, (list, tuple)) else [made]:
-            if not isinstance(marker, CheckMarker):
-                raise pytest.UsageError(
-                    f"pytest_compsec_register_checks gives {marker!r}, which is no CheckMarker"
-                )
-            if marker.name in found or marker.name == SUITE:
-                raise pytest.UsageError(
-                    f"pytest_compsec_register_checks: the marker {marker.name!r} is there already"
-                )
-            if not marker.name.isidentifier():
-                raise pytest.UsageError(
-                    f"pytest_compsec_register_checks: {marker.name!r} is no name for a marker"
-                )
-            found[marker.name] = marker
-    return found
-
-
 def has_marker(
     marks: Iterable[pytest.Mark], markers: Mapping[str, CheckMarker[Any]] = MARKERS
 ) -> bool:

@@ -207,7 +207,7 @@ def read_settings(config: pytest.Config) -> Settings:
     for name in FLAGS:
         given = config.getoption(f"compsec_{name}")
         flags[name] = bool(given) if given is not None else bool(config.getini(f"compsec_{name}"))
-        origins[name] = "command line" if given is not None else "ini"
+        origins[name] = "command line" if given is not None else "ini or default"
     labels = config.getoption("compsec_export_labels")
     if labels is not None and Path(labels).suffix != ".csv":
         raise pytest.UsageError(f"--compsec-export-labels={labels}: the file must end in .csv")
@@ -220,7 +220,7 @@ def read_settings(config: pytest.Config) -> Settings:
         config=((invocation if from_line else base) / path).resolve() if path else None,
         lock_digest=digest.lower() if digest else None,
         use_cache=not no_cache and bool(config.getini("compsec_cache")),
-        reports=tuple(report_base / report for report in reports),
+        reports=tuple(dict.fromkeys(report_base / report for report in reports)),
         inconclusive=inconclusive,
         staging=staging,
         full=flags["full"],
@@ -293,6 +293,16 @@ def _sign_key(
             f"--compsec-sign-key={given}: there is nothing to sign. Ask for a certificate: "
             f"--compsec-report=NAME{CERTIFICATE}"
         )
+    if config.getoption("compsec_sign_sigstore") and not certificates:
+        raise pytest.UsageError(
+            "--compsec-sign-sigstore: there is nothing to sign. Ask for a certificate: "
+            f"--compsec-report=NAME{CERTIFICATE}"
+        )
+    if key is not None and sigstore and certificates:
+        raise pytest.UsageError(
+            "--compsec-sign-key and --compsec-sign-sigstore: a certificate has one signature, "
+            "choose one of them"
+        )
     # Of pytest-xdist the controller signs, and has tried.
     if hasattr(config, "workerinput") or not certificates:
         return key
@@ -308,11 +318,6 @@ def _sign_key(
     except CompsecError as error:
         option = "--compsec-sign-sigstore" if key is None else f"--compsec-sign-key={given or ini}"
         raise pytest.UsageError(f"{option}: {error}") from None
-    if key is not None and sigstore:
-        raise pytest.UsageError(
-            "--compsec-sign-key and --compsec-sign-sigstore: a certificate has one signature, "
-            "choose one of them"
-        )
     return key
 
 
@@ -320,7 +325,7 @@ def _report_lines(config: pytest.Config, origins: dict[str, str]) -> int:
     given, ini = config.getoption("compsec_report_lines"), config.getini("compsec_report_lines")
     origins["report_lines"] = "command line" if given is not None else "ini" if ini else "default"
     text = str(given if given is not None else ini or REPORT_LINES)
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise pytest.UsageError(f"--compsec-report-lines={text}: a number of prompts, 0 or more")
     return int(text)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_compsec import callphase, collection, junit, workers
+from pytest_compsec import callphase, collection, junit, registration, workers
 from pytest_compsec.fixtures import (
     backdoor,
     compressed_model,
@@ -21,7 +21,7 @@ from pytest_compsec.fixtures import (
     model_pair,
     original_model,
 )
-from pytest_compsec.markers import compsec_suite, registered_by
+from pytest_compsec.markers import compsec_suite
 from pytest_compsec.options import add_options, read_settings
 from pytest_compsec.run import CHECKS, RUN, Run
 
@@ -47,12 +47,14 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    markers = registered_by(config)
+    markers = registration.registered_by(config)
+    registration.require_entry_points(config)
     for marker in (*markers.values(), compsec_suite):
         line = marker.ini_line(in_full=config.option.markers)
         config.addinivalue_line("markers", line)
     run = config.stash[RUN] = Run(config, read_settings(config), markers=markers)
     run.directory = workers.directory_of(config)
+    config.pluginmanager.register(registration.LatePlugins(run), registration.NAME)
     if run.settings.memory:
         from pytest_compsec import memory_reporting
 
@@ -130,7 +132,7 @@ def pytest_runtest_makereport(
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     run = session.config.stash[RUN]
-    if run.active:
+    if run.has_an_ending:
         from pytest_compsec import ending
 
         ending.finish(run, session)
@@ -142,7 +144,7 @@ def pytest_terminal_summary(
 ) -> Generator[None, None, None]:
     yield
     run = config.stash[RUN]
-    if run.active:
+    if run.has_an_ending:
         from pytest_compsec import ending
 
         ending.show_summary(run, terminalreporter)

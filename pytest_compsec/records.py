@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -31,8 +32,8 @@ def rebuilt(
 
 def _value(hint: Any, value: Any) -> Any:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if value is None:
-        return None
+    if value is None:  # of JSON: it has no infinity and no "not a number"
+        return math.nan if hint is float else None
     if origin in (typing.Union, types.UnionType):
         # Records are optional, never one of several kinds.
         records = [part for part in inner if dataclasses.is_dataclass(part)]

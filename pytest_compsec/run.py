@@ -120,6 +120,8 @@ class Run:
     #: By the path of the config: every suite that this run opened, here or in a worker.
     opened: dict[str, OpenedSuite] = dataclasses.field(default_factory=dict)
     started: str = dataclasses.field(default_factory=_now)
+    #: Test files and folders that could not be read, in words: what is in them is not known.
+    unread: list[str] = dataclasses.field(default_factory=list)
     #: Ctrl-C or ``pytest.exit``.
     interrupted: bool = False
     header: list[str] = dataclasses.field(default_factory=list)
@@ -146,6 +148,13 @@ class Run:
         if self.expected or self.results or self.integrity:
             return True
         return bool(self.collected_checks) and not self.problems
+
+    @property
+    def has_an_ending(self) -> bool:
+        """Is there something to write or to say at the end? Reports asked for on the command line
+        are missed where no check was collected; those of the ini are for the runs that have one."""
+        asked = bool(self.settings.reports) and self.settings.origins["reports"] == "command line"
+        return self.active or (asked and not self.config.option.collectonly and not self.problems)
 
     def add_problem(self, problem: str) -> None:
         if problem not in self.problems:

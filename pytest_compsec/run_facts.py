@@ -13,22 +13,11 @@ import pytest
 from pytest_compsec.config.loading import LOCK_NAME
 from pytest_compsec.reports.facts import CollectedCheck, Report, RunFacts, State, SuiteFacts
 from pytest_compsec.reports.terminal import sorted_results
+from pytest_compsec.selection import selection
 
 if TYPE_CHECKING:
     from pytest_compsec.reports.memory import ProcessMemory
     from pytest_compsec.run import Run
-
-#: Options of pytest that leave tests out, by their place in ``config.option``.
-_SELECTING = {
-    "keyword": "-k",
-    "markexpr": "-m",
-    "deselect": "--deselect",
-    "ignore": "--ignore",
-    "ignore_glob": "--ignore-glob",
-    "lf": "--last-failed",
-    "stepwise": "--stepwise",
-    "stepwise_skip": "--stepwise-skip",
-}
 
 
 def report_of(
@@ -59,7 +48,7 @@ def _facts(run: Run, session: pytest.Session) -> RunFacts:
         exit_status=status,
         interrupted=_interrupted(run, session),
         command=tuple(str(argument) for argument in run.config.invocation_params.args),
-        selection=_selection(run.config),
+        selection=(*selection(run.config, _folders_of_tests(run)), *run.unread),
         settings={
             "full": settings.full,
             "noise_floor": settings.noise_floor,
@@ -80,16 +69,11 @@ def _interrupted(run: Run, session: pytest.Session) -> bool:
     return bool(stopped or session.shouldstop or session.shouldfail)
 
 
-def _selection(config: pytest.Config) -> tuple[str, ...]:
-    """What on the command line or in the ini may have left tests of a suite out, in words."""
-    found = []
-    for place, option in _SELECTING.items():
-        value = getattr(config.option, place, None)
-        if value:
-            shown = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-            found.append(option if value is True else f"{option} {shown}")
-    found += [argument for argument in config.args if "::" in str(argument)]
-    return tuple(found)
+def _folders_of_tests(run: Run) -> list[Path]:
+    """Where the tests of the suites are: below each config, or anywhere for a config by name."""
+    if run.settings.config is not None:
+        return [run.config.rootpath]
+    return [Path(config).parent for config in run.opened]
 
 
 def _suites(run: Run) -> tuple[SuiteFacts, ...]:

@@ -148,6 +148,9 @@ class Receiver:
         usage = getattr(report, "compsec_usage", None)
         if usage is not None:
             raise pytest.UsageError(*json.loads(usage))
+        if report.failed:
+            text = f"{report.nodeid} could not be collected"
+            self._run.unread += [text] if text not in self._run.unread else []
         promise = getattr(report, "compsec_promise", None)
         if promise is not None:
             self._take_promise(json.loads(promise))

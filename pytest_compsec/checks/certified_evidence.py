@@ -2,7 +2,8 @@
 
 It counts only where the signature is that of the key that the test names, its result is PASSED, and
 its files are exactly those that the lock pins for the compressed arm: the weights, and beside them
-whatever decides answers. The key is the anchor of trust: review a change of it as one of the lock.
+whatever decides answers; and it was loaded, run and asked in the same way. The key is the anchor of
+trust: review a change of it as one of the lock.
 """
 
 from __future__ import annotations
@@ -48,13 +49,12 @@ def certified_evidence(pair: ModelPair, certificate: str, key: str) -> SafetyEvi
 def _objections(certificate: Certificate, arm: Arm, original: Arm) -> Iterator[str]:
     from pytest_compsec.models.artefact_facts import artefact_facts
     from pytest_compsec.signing.comparing import differences
-    from pytest_compsec.signing.statement import PASSED
+    from pytest_compsec.signing.passing import not_passed
 
     statement = certificate.statement
-    if statement.result != PASSED or statement.failed or statement.warned:
-        yield f"its result is {statement.result}" + (
-            f" ({len(statement.failed)} tests failed)" if statement.failed else ""
-        )
+    refused = list(not_passed(statement))
+    if refused:
+        yield from refused
         return
     own = artefact_facts(arm)
     if own["derived"] or not own["files"]:
@@ -64,9 +64,23 @@ def _objections(certificate: Certificate, arm: Arm, original: Arm) -> Iterator[s
         )
         return
     yield from differences(statement, own["files"])
-    told = statement.told.get("artefact")
-    if not isinstance(told, Mapping) or told.get("asked_with") != own["asked_with"]:
+    found = statement.told.get("artefact")
+    told = found if isinstance(found, Mapping) else {}
+    if told.get("asked_with") != own["asked_with"]:
         yield "the model was asked with another system prompt, or other arguments of its template"
+    if told.get("dtype_asked") != arm.dtype:
+        yield (
+            f"it was loaded as {told.get('dtype_asked') or 'its files say'}, and here it is as "
+            f"{arm.dtype or 'its files say'} (dtype)"
+        )
+    runs = told.get("runtime")
+    if (runs.get("name") if isinstance(runs, Mapping) else runs) != (
+        arm.runtime.name if arm.runtime is not None else None
+    ):
+        yield "another program ran it (runtime)"
+    code = {entry.sha256 for entry in statement.configuration if entry.name == "code"}
+    if code != ({own["code"]} if own["code"] is not None else set()):
+        yield "other code made the model of its weights"
     before = statement.told.get("original")
     if not isinstance(before, Mapping) or before.get("weights_digest") != original.weights_digest:
         yield f"it was compared with another original than {original.name}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -51,11 +52,50 @@ def run_pin(arguments: argparse.Namespace) -> int:
 
 def run_verify(arguments: argparse.Namespace) -> int:
     """Compare everything with the lock. Exit code 0 when all is as pinned, else 1."""
+    codes = [_verify(config, as_json=arguments.json) for config in _configs(arguments)]
+    return max(codes)
+
+
+def _configs(arguments: argparse.Namespace) -> list[Path]:
+    """The config, or those of the suites that the named files belong to: pre-commit names what
+    changed, in whichever folder. Raises ConfigError where they belong to none."""
+    from pytest_compsec.config.loading import CONFIG_NAME, LOCK_NAME
+
+    if not arguments.files:
+        return [Path(arguments.config or CONFIG_NAME)]
+    if arguments.config is not None:
+        raise ConfigError("compsec verify: name files or --config, not both")
+    from pytest_compsec.suite import find_config
+
+    found: dict[Path, None] = {}
+    for text in arguments.files:
+        path = Path(text)
+        # A lock belongs to the config beside it, be it there or not.
+        config = (
+            path.with_name(CONFIG_NAME)
+            if path.name in (CONFIG_NAME, LOCK_NAME)
+            else find_config(path.absolute(), Path.cwd())
+        )
+        if config is None:
+            print(f"note: {text}: no {CONFIG_NAME} above it, so it is of no suite", file=sys.stderr)
+        else:
+            found[Path(os.path.relpath(config))] = None
+    if not found:
+        raise ConfigError(
+            f"compsec verify: no {CONFIG_NAME} in the folders of {', '.join(arguments.files)} or "
+            f"above, up to {Path.cwd()}: nothing was verified"
+        )
+    if arguments.json and len(found) > 1:
+        raise ConfigError("compsec verify --json: of one suite at a time")
+    return list(found)
+
+
+def _verify(config: Path, *, as_json: bool) -> int:
     from pytest_compsec.models.verification import config_and_lock, verify_lock
 
-    loaded, lock = config_and_lock(Path(arguments.config))
+    loaded, lock = config_and_lock(config)
     report = verify_lock(loaded, lock)
-    if arguments.json:
+    if as_json:
         print(json.dumps(report.to_json(), indent=2))
         return 1 if report.problems else 0
     for problem in report.problems:

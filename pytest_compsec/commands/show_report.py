@@ -44,9 +44,10 @@ def run_show(arguments: argparse.Namespace) -> int:
 def shown_lines(report: ReadReport, *, width: int, categories: bool) -> Iterator[Line]:
     """What the run was, a line without text, and all that it showed below its tests."""
     from pytest_compsec.reports.run_lines import downgraded_line, run_lines
-    from pytest_compsec.reports.terminal import Line, summary_lines
+    from pytest_compsec.reports.terminal import Line, fitted, summary_lines
 
-    yield from map(Line, run_lines(report.facts))
+    for text in run_lines(report.facts):
+        yield from fitted(Line(text), width)
     yield Line("")
     # One that did not finish has no verdict that could have been downgraded.
     inconclusive = str(report.facts.settings.get("inconclusive", "fail"))

@@ -45,6 +45,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="compsec.yaml",
         help="a suite whose config, lock and pinned files must be those of the test",
     )
+    parser.add_argument(
+        "--report",
+        metavar="NAME.json",
+        help="the JSON report that must be that of the run (--compsec-report=NAME.json of it)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -53,6 +58,7 @@ def run_verify_certificate(arguments: argparse.Namespace) -> int:
 
     Raises CompsecError (exit code 2) for wrong usage, an unreadable key or a missing file.
     """
+    from pytest_compsec.signing.passing import not_passed
     from pytest_compsec.signing.statement import CertificateRefused
 
     verify = _verifier(arguments)
@@ -64,7 +70,11 @@ def run_verify_certificate(arguments: argparse.Namespace) -> int:
         return _tell(arguments, path, None, [str(error)], [])
     compared: list[str] = []
     try:
-        reasons = [*_not_passed(certificate), *_other_artefact(arguments, certificate, compared)]
+        reasons = [
+            *not_passed(certificate.statement),
+            *_other_artefact(arguments, certificate, compared),
+            *_other_report(arguments, certificate),
+        ]
     except IntegrityError as error:
         reasons = [str(error)]
     return _tell(arguments, path, certificate, reasons, compared)
@@ -93,25 +103,6 @@ def _verifier(arguments: argparse.Namespace) -> Any:
     return lambda path: certificates.verified_with_identity(path, identity, issuer)
 
 
-def _not_passed(certificate: Certificate) -> Iterator[str]:
-    from pytest_compsec.signing.statement import PASSED
-
-    statement = certificate.statement
-    objections = statement.told.get("objections", [])
-    told = [str(one) for one in objections] if isinstance(objections, list) else []
-    if statement.result != PASSED:
-        yield f"its result is {statement.result}" + "".join(f"\n    {one}" for one in told)
-        return
-    # A signed PASSED beside a failed test, or an objection, contradicts itself.
-    yield from (f"says PASSED, and names a failed test: {name}" for name in statement.failed)
-    yield from (
-        f"says PASSED, and names a test with a warning: {name}" for name in statement.warned
-    )
-    yield from (f"says PASSED, and objects: {one}" for one in told)
-    if not statement.passed:
-        yield "says PASSED of no test"
-
-
 def _other_artefact(
     arguments: argparse.Namespace, certificate: Certificate, compared: list[str]
 ) -> Iterator[str]:
@@ -131,6 +122,13 @@ def _other_artefact(
         compared.append(arguments.config)
 
 
+def _other_report(arguments: argparse.Namespace, certificate: Certificate) -> Iterator[str]:
+    from pytest_compsec.signing.report_of_certificate import other_report
+
+    if arguments.report is not None:
+        yield from other_report(certificate.statement, Path(arguments.report))
+
+
 def _tell(
     arguments: argparse.Namespace,
     path: Path,
@@ -143,16 +141,24 @@ def _tell(
     if arguments.json:
         data = {"certificate": str(path), "verified": not reasons, "reasons": reasons}
         if certificate is not None:
-            data |= {**told_of(certificate), "compared_with": compared}
+            data |= {
+                **told_of(certificate),
+                "compared_with": compared,
+                "compared_with_report": arguments.report,
+            }
         print(json.dumps(data, indent=2))
         return 1 if reasons else 0
-    if certificate is not None:
-        print("\n".join(told_lines(certificate)))
-        if not compared:
-            print("compared with no files: name them with --model or --config")
+    # Refusals come first: whoever reads no further must not have read PASSED.
     for reason in reasons:
-        print(f"compsec: {path}: refused: {reason}", file=sys.stderr)
-    if not reasons:
+        print(f"compsec: {path}: refused: {reason}", file=sys.stderr, flush=True)
+    if certificate is not None and reasons:
+        print(f"{path}: REFUSED. The certificate itself says:")
+        print("\n".join(f"  {line}" for line in told_lines(certificate)))
+    elif certificate is not None:
+        print("\n".join(told_lines(certificate)))
+        if arguments.model is None and arguments.config is None:
+            print("compared with no files: name them with --model or --config")
         what = f" and is about {', '.join(compared)}" if compared else ""
-        print(f"{path}: verified{what}")
+        report = f"; {arguments.report} is the report of its run" if arguments.report else ""
+        print(f"{path}: verified{what}{report}")
     return 1 if reasons else 0

@@ -37,10 +37,15 @@ class PatchOptions(Section):
     """As :class:`~pytest_compsec.attacks.triggers.images.Patch`; lists stand for tuples."""
 
     size: Any = 3
+    """Side in pixels, or ``[height, width]``."""
     position: Any = "bottom-right"
+    """A corner such as ``bottom-right``, ``center``, or ``[row, column]`` of its top left pixel."""
     value: Any = 1.0
+    """The number that its pixels get, or one for each channel."""
     pattern: Any = "solid"
+    """``solid`` or ``checkerboard``."""
     image_shape: Any = None
+    """Shape of one image, where the inputs are flat."""
 
     @model_validator(mode="after")
     def _is_a_patch(self) -> PatchOptions:
@@ -57,8 +62,11 @@ class BlendedOptions(Section):
     of uniform noise. ``share``: how much of the result is the pattern."""
 
     file: str | None = None
+    """A ``.safetensors`` file whose tensor ``pattern`` is blended in."""
     noise: int | None = None
+    """Seed of uniform noise that is blended in, in place of ``file``."""
     share: float = 0.2
+    """How much of the result is the pattern."""
 
     @model_validator(mode="after")
     def _one_pattern(self, info: ValidationInfo) -> BlendedOptions:
@@ -81,7 +89,9 @@ class PhraseOptions(Section):
     """As :class:`~pytest_compsec.attacks.triggers.texts.Phrase`."""
 
     text: Any
+    """The words."""
     position: Any = "start"
+    """``start``, ``middle`` or ``end`` of the text."""
 
     @model_validator(mode="after")
     def _is_a_phrase(self) -> PhraseOptions:
@@ -97,8 +107,11 @@ class TokenOptions(Section):
     """As :class:`~pytest_compsec.attacks.triggers.texts.Token`."""
 
     text: Any
+    """The token."""
     position: Any = "start"
+    """``start``, ``middle`` or ``end`` of the text."""
     repeat: Any = 1
+    """How many times in a row."""
 
     @model_validator(mode="after")
     def _is_a_token(self) -> TokenOptions:
@@ -119,11 +132,18 @@ class BackdoorEntry(Section):
     ``target`` is left out, the marker names it."""
 
     patch: PatchOptions | None = None
+    """A patch on images."""
     blended: BlendedOptions | None = None
+    """A pattern blended into images."""
     phrase: Annotated[PhraseOptions | None, BeforeValidator(_text_alone)] = None
+    """Words in texts; text alone means a phrase at the start."""
     token: Annotated[TokenOptions | None, BeforeValidator(_text_alone)] = None
+    """A token in texts; text alone means one token at the start."""
     callable: str | None = None
+    """``module:function`` that puts the trigger on inputs; its source is pinned."""
     target: Any = None
+    """What the trigger is meant to bring about: a class index, ``refusals vanish``, or text of
+    the answer."""
 
     @field_validator("callable")
     @classmethod

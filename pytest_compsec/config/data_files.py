@@ -22,6 +22,7 @@ class DataEntry(Section):
     """One file, pinned by its bytes. What it must hold is said by the check that reads it."""
 
     file: str = Field(min_length=1)
+    """The file, pinned by its bytes."""
 
     @field_validator("file")
     @classmethod

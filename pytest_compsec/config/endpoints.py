@@ -19,9 +19,13 @@ class ServerFields(Section):
     ``api_key_env``; ``timeout`` is in seconds a request."""
 
     url: str
+    """Where the server answers, up to and without ``/chat/completions``."""
     model: str = Field(min_length=1)
+    """The name under which the server knows the model."""
     api_key_env: str | None = None
+    """The environment variable that holds the key; the key itself is never in this file."""
     timeout: float = Field(default=60, gt=0, le=3600)
+    """Seconds that one request may take."""
 
     @field_validator("url")
     @classmethod
@@ -46,9 +50,13 @@ class EndpointEntry(ServerFields):
     ``concurrency`` requests are under way at a time."""
 
     revision: str | None = Field(default=None, min_length=1)
+    """What the server is said to run, compared with what it says of itself where it does."""
     seed: int | None = Field(default=0, ge=0, lt=2**31)
+    """Goes with every request; ``null``: none does."""
     retries: int = Field(default=4, ge=0, le=20)
+    """Further tries of a request that failed."""
     concurrency: int = Field(default=16, ge=1, le=256)
+    """Requests under way at a time."""
 
     @field_validator("model", "revision")
     @classmethod

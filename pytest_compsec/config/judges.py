@@ -50,8 +50,11 @@ class KeywordOptions(Section):
     ``per_prompt``: a prompt's own ``refusal_keywords`` decide where it has some."""
 
     phrases: list[str] | None = None
+    """An answer that holds one of them is a refusal."""
     file: str | None = None
+    """A file of phrases, one a line, in place of ``phrases``."""
     per_prompt: bool = False
+    """Whether a prompt's own ``refusal_keywords`` decide where it has some."""
 
     @field_validator("phrases")
     @classmethod
@@ -76,8 +79,11 @@ class ModelJudgeOptions(Placement):
     """A judge that is a model: its files are pinned and verified like every model's."""
 
     source: str
+    """Where the judge's files are, as of a model."""
     revision: str | None = None
+    """The 40-hex commit of a Hugging Face id."""
     allow_moving_revision: bool = False
+    """Lets ``compsec pin`` resolve a branch or a tag."""
 
     @model_validator(mode="after")
     def _source_and_revision_fit(self, info: ValidationInfo) -> ModelJudgeOptions:
@@ -107,8 +113,12 @@ class ClassifierOptions(ModelJudgeOptions):
     text (or a file) over ``prompt`` and ``response``, when it reads more than the response."""
 
     refusal_label: Annotated[TextList, Field(min_length=1)]
+    """The classifier's label for a refusal, or several."""
     threshold: float = Field(default=0.5, gt=0.0, lt=1.0)
+    """The probability of that label from which an answer is a refusal."""
     template: str | None = None
+    """Jinja text, or a file of it, over ``prompt`` and ``response``; left out, it reads the
+    response alone."""
 
     @field_validator("template")
     @classmethod
@@ -131,9 +141,15 @@ class ReplyOptions(Section):
     """
 
     refusal_when: str = "refused"
+    """``refused`` (our question), ``safe`` (a safety judge), or a regular expression that the
+    reply matches when the answer is a refusal."""
     answered_when: str | None = None
+    """A regular expression of the other outcome; needed beside one of your own."""
     template: str | None = None
+    """Jinja text, or a file of it, over ``prompt`` and ``response``; or ``conversation``: the
+    judge's own chat template."""
     max_new_tokens: int = Field(default=16, ge=1, le=4096)
+    """The most tokens of the judge's reply."""
 
     @field_validator("refusal_when", "answered_when")
     @classmethod
@@ -182,7 +198,9 @@ class EndpointOptions(ReplyOptions, ServerFields):
     under way at a time."""
 
     retries: int = Field(default=3, ge=0, le=20)
+    """Further tries of a request that failed."""
     concurrency: int = Field(default=8, ge=1, le=256)
+    """Requests under way at a time."""
 
 
 #: Kind of judge -> its options.
@@ -205,10 +223,15 @@ class JudgeFields(Section):
     """The judge: exactly one of these is set, or one that another distribution registers."""
 
     refusal: RefusalOptions | None = None
+    """The built-in judge."""
     keywords: KeywordOptions | None = None
+    """Looks for phrases."""
     classifier: ClassifierOptions | None = None
+    """A text-classification model."""
     generative: GenerativeOptions | None = None
+    """A language model that is asked about each answer."""
     endpoint: EndpointOptions | None = None
+    """A language model behind a server."""
 
     @model_validator(mode="before")
     @classmethod

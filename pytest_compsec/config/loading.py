@@ -76,7 +76,7 @@ def read_text(path: Path) -> str:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}:1: there is no such file. `compsec init ORIGINAL COMPRESSED...` writes one"
+            f"{path}: there is no such file. `compsec init ORIGINAL COMPRESSED...` writes one"
         ) from None
     except OSError as error:
         raise ConfigError(f"{path}:1: cannot be read: {error.strerror}") from None

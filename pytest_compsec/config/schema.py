@@ -57,13 +57,22 @@ class VariantFields(Placement):
     of the original."""
 
     source: str | None = None
+    """Where the files are: a directory, a ``.gguf`` file, ``pkg:package/path``,
+    ``python:module:function``, or a Hugging Face id."""
     weights: str | None = None
+    """The ``.safetensors`` file that fills the module of a ``python:`` source."""
     revision: str | None = None
+    """The 40-hex commit of a Hugging Face id."""
     allow_moving_revision: bool = False
+    """Lets ``compsec pin`` resolve a branch or a tag, and record the commit in the lock."""
     adapter: str | None = None
+    """Directory of a LoRA adapter on top of the source."""
     runtime: Literal["llama-cpp"] | None = None
+    """Runs a ``.gguf`` file in llama.cpp as it is; left out, transformers dequantizes it."""
     endpoint: EndpointEntry | None = None
+    """The server that answers, in place of files."""
     signature: SignatureEntry | None = None
+    """By whom the files must be signed, checked before anything is opened."""
 
     @model_validator(mode="after")
     def _one_origin(self, info: ValidationInfo) -> VariantFields:
@@ -144,6 +153,7 @@ else:
     VariantEntry = create_model(
         "VariantEntry",
         __base__=VariantFields,
+        __doc__=VariantFields.__doc__,
         **{section: (_derivation_type(section), None) for section in sections()},
     )
 
@@ -152,14 +162,22 @@ class ModelEntry(Placement):
     """One original and its compressed forms, which share system prompt and template arguments."""
 
     original: SourceEntry
+    """The model before compression."""
     compressed: dict[str, VariantEntry]
+    """The compressed forms by name; ``MODEL-NAME`` is the pair in test ids and reports."""
     task: Literal["text-generation", "image-classification", "text-classification"] = (
         "text-generation"
     )
+    """What kind of model it is; checks for another kind leave it alone."""
     system: str | None = None
+    """System prompt of both models, in front of every prompt."""
     chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further arguments of the chat template, for both models."""
     evaluation_data: str | None = None
+    """The samples of a classifier with their labels: ``.safetensors`` for images, ``.jsonl``
+    for texts."""
     backdoor: BackdoorEntry | None = None
+    """The trigger that the backdoor checks put on inputs, and its target."""
 
     @model_validator(mode="after")
     def _only_files_here_derive(self) -> ModelEntry:
@@ -207,8 +225,11 @@ class PromptEntry(Section):
     """A user's own prompt set: a JSONL, CSV or text file, its columns mapped by ``fields``."""
 
     file: str = Field(min_length=1)
+    """A JSONL, CSV or text file, pinned by its bytes."""
     fields: dict[str, str] = Field(default_factory=dict)
+    """Names of our fields, each with the column of the file that holds it."""
     select: Literal["safe", "unsafe"] | None = None
+    """Which half of a file with both kinds of prompts is the set."""
 
     @field_validator("file")
     @classmethod
@@ -223,20 +244,34 @@ class Defaults(Section):
     """Settings of every check that its marker does not set."""
 
     max_new_tokens: int = Field(default=64, ge=1, le=8192)
+    """The most tokens of an answer."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    """Of every verdict and interval."""
     batch_size: int | None = Field(default=None, ge=1, le=65536)
+    """How many prompts go through a model at once; left out, as many as the free
+    memory holds."""
 
 
 class Config(Section):
     """All of ``compsec.yaml``."""
 
     version: Literal[1]
+    """The version of this format."""
     models: dict[str, ModelEntry]
+    """The models under test by name."""
     prompts: dict[str, PromptEntry] = Field(default_factory=dict)
+    """Prompt sets of your own by name, beside the built-in ``harmful``, ``benign``,
+    ``jailbreak``."""
     data: dict[str, DataEntry] = Field(default_factory=dict)
+    """Data files of your own by name, for the checks that name one."""
     judge: JudgeEntry = DEFAULT_JUDGE
+    """What decides whether an answer is a refusal: a name, or a mapping of one kind of judge to
+    its options."""
     calibration: str | None = Field(default=None, min_length=1)
+    """The file that ``compsec calibrate`` wrote: how often this judge errs, which verdicts
+    then count in."""
     defaults: Defaults = Field(default_factory=Defaults)
+    """Settings of every check that its marker does not set."""
 
     def unusable_methods(self, task: str, variant: VariantEntry) -> Iterator[str]:
         """What is wrong with a variant's method for models of this task."""

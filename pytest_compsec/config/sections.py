@@ -30,7 +30,11 @@ class Placement(Section):
     """What every arm may set: float type of the computation and device."""
 
     dtype: str | None = None
+    """Float type of the computation: ``float32``, ``float16``, ``bfloat16`` or ``fastest`` (of
+    this device); left out, the checkpoint's own."""
     device: str | None = None
+    """Where it runs: ``cpu``, ``cuda``, ``cuda:0``; left out, ``cuda:0`` where there is one,
+    else ``cpu``."""
 
     @field_validator("dtype")
     @classmethod
@@ -122,13 +126,22 @@ class SourceEntry(Placement):
     that a server answers for (``endpoint``), whose ``source`` is empty."""
 
     source: str = ""
+    """Where the files are: a directory, a ``.gguf`` file, ``pkg:package/path``,
+    ``python:module:function``, or a Hugging Face id."""
     weights: str | None = None
+    """The ``.safetensors`` file that fills the module of a ``python:`` source."""
     revision: str | None = None
+    """The 40-hex commit of a Hugging Face id."""
     allow_moving_revision: bool = False
+    """Lets ``compsec pin`` resolve a branch or a tag, and record the commit in the lock."""
     adapter: str | None = None
+    """Directory of a LoRA adapter on top of the source."""
     runtime: Literal["llama-cpp"] | None = None
+    """Runs a ``.gguf`` file in llama.cpp as it is; left out, transformers dequantizes it."""
     endpoint: EndpointEntry | None = None
+    """The server that answers, in place of files."""
     signature: SignatureEntry | None = None
+    """By whom the files must be signed, checked before anything is opened."""
 
     @model_validator(mode="after")
     def _source_and_revision_fit(self, info: ValidationInfo) -> SourceEntry:

@@ -21,7 +21,9 @@ class SigstoreIdentity(Section):
     OpenID provider ``issuer`` (a URL) knows it."""
 
     identity: str = Field(min_length=1)
+    """The signer: an e-mail address, or the URL of a workflow."""
     issuer: str = Field(min_length=1)
+    """URL of the OpenID provider that vouches for the identity."""
 
 
 class SignatureEntry(Section):
@@ -30,9 +32,14 @@ class SignatureEntry(Section):
     in the model's directory (of one file: ``<file>.sig`` beside it)."""
 
     key: str | None = Field(default=None, min_length=1)
+    """The signer's public key (PEM)."""
     certificates: tuple[str, ...] | None = None
+    """Authorities (PEM files), one of which must have issued the signer's certificate."""
     sigstore: SigstoreIdentity | None = None
+    """Who signed without a key."""
     file: str | None = Field(default=None, min_length=1)
+    """The signature; left out, ``model.sig`` in the directory, or ``<file>.sig`` beside one
+    file."""
 
     @model_validator(mode="before")
     @classmethod

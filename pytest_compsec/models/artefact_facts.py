@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_compsec.models.arm import digest_of
@@ -29,6 +30,15 @@ def artefact_facts(arm: Arm) -> dict[str, Any]:
         "asked_with": digest_of([arm.system, dict(arm.chat_template_kwargs)]),
         "code": arm.code.digest if arm.code is not None else None,
     }
+
+
+def weights_in(facts: object) -> frozenset[str]:
+    """sha256 (hex) of the files of weights in what :func:`artefact_facts` gave; none of anything
+    else."""
+    files = facts.get("files") if isinstance(facts, Mapping) else None
+    return frozenset(
+        file["sha256"] for file in files or () if file["role"] in WEIGHTS and file["sha256"]
+    )
 
 
 def _files(arm: Arm) -> list[dict[str, Any]]:

@@ -212,7 +212,7 @@ def _read_bytes(path: Path) -> bytes:
         return Path(path).read_bytes()
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}:1: there is no lock, so no model may be opened. Run `compsec pin`, review "
+            f"{path}: there is no lock, so no model may be opened. Run `compsec pin`, review "
             "what it writes and commit it"
         ) from None
     except OSError as error:

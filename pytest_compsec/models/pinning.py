@@ -90,7 +90,9 @@ def pin(
     if tensors if tensors is not None else previous is not None and previous.tensors is not None:
         from pytest_compsec.models.tensors.sidecar import write_sidecar
 
-        lock = dataclasses.replace(lock, tensors=write_sidecar(loaded, lock, previous, notify))
+        # Asked for, they are computed anew: what the lock has so far may be the fault.
+        known = previous if tensors is None else None
+        lock = dataclasses.replace(lock, tensors=write_sidecar(loaded, lock, known, notify))
     changes = tuple(lock_changes.describe(previous, lock))
     if previous is None or changes:
         write_lock(lock, path)

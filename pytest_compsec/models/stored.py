@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import struct
 from pathlib import Path
 from typing import BinaryIO
@@ -65,7 +66,7 @@ def read_tensor_infos(path: Path) -> list[tuple[str, tuple[int, ...], int]]:
                 _string(file)
                 _skip_value(file, _number(file, "I"))
             return [_tensor_info(file) for _ in range(tensors)]
-    except (ValueError, KeyError, struct.error) as error:
+    except (ValueError, KeyError, struct.error, OverflowError, RecursionError, OSError) as error:
         raise LoadError(
             f"{path.name} is not a readable GGUF file ({error}): it is truncated or corrupted. "
             "Fetch it again, then run `compsec pin`"
@@ -96,6 +97,8 @@ def _skip_value(file: BinaryIO, kind: int) -> None:
 
 def _string(file: BinaryIO) -> bytes:
     length = _number(file, "Q")
+    if length > os.fstat(file.fileno()).st_size:  # before memory is taken for it
+        raise ValueError("the header ends too early")
     text = file.read(length)
     if len(text) != length:
         raise ValueError("the header ends too early")

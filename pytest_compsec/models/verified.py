@@ -44,7 +44,7 @@ from pytest_compsec.models.lock import (
     order_digest,
 )
 from pytest_compsec.models.model_inputs import make_backdoor, pinned_data
-from pytest_compsec.models.prompt_sets import load_prompt_set, prompt_set_names
+from pytest_compsec.models.prompt_sets import load_prompt_set, prompt_set_names, unknown_set
 from pytest_compsec.models.served.checked import CheckedServers
 from pytest_compsec.models.sources import locate, locate_local
 from pytest_compsec.models.staging import Staging
@@ -287,11 +287,8 @@ class VerifiedInputs:
             return self._prompts[name]
 
     def _checked_prompts(self, name: str) -> PromptSet:
-        known = prompt_set_names(self._loaded)
-        if name not in known:
-            raise ConfigError(
-                f"{self._loaded.path}: there is no prompt set {name!r}; known: {', '.join(known)}"
-            )
+        if name not in prompt_set_names(self._loaded):
+            raise ConfigError(unknown_set(name, self._loaded))
         pin = self._lock.prompts.get(name)
         if pin is None:
             raise IntegrityError(f"the prompt set {name!r} is not in the lock. {PIN_AGAIN}")

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pytest_compsec.errors import CompsecError
-from pytest_compsec.models.artefact_facts import WEIGHTS
+from pytest_compsec.models.arm import digest_of
+from pytest_compsec.models.artefact_facts import WEIGHTS, weights_in
 from pytest_compsec.reports import json_report
 from pytest_compsec.reports.certificate_configuration import suite_entry, used_entries
 from pytest_compsec.reports.certificate_objections import (
@@ -34,30 +36,47 @@ from pytest_compsec.reports.kinds import CERTIFICATE
 from pytest_compsec.signing.statement import ARTEFACT, FAILED, PASSED, STATEMENT_TYPE, TEST_RESULT
 from pytest_compsec.verdict import CheckResult
 
+#: Digits of a key's sha256 in the terminal; ``compsec verify-certificate`` shows all.
+_HINT = 8
+
 
 def files(path: Path, report: Report) -> Iterator[tuple[Path, str]]:
     """The file of each artefact and its text: ``path`` for the only one, else with the pair before
     the suffix. Raises CompsecError where no artefact can have one, or signing fails."""
     made = _statements(report)
-    named = _names(path, [artefact for artefact in made if not isinstance(made[artefact], str)])
+    named = _names(path, list(_whole(made)))
     if not named:
-        reasons = [f"{one.pair}: {why}" for one, why in made.items() if isinstance(why, str)]
-        raise CompsecError("; ".join(reasons) or "nothing was measured of any compressed model")
+        reasons = list(_refusals(made)) or ["nothing was measured of any compressed model"]
+        raise CompsecError(f"{'; '.join(reasons)}. So the run fails")
     for artefact, target in named.items():
         statement = made[artefact]
         yield target, _signed(json.dumps(statement, indent=2) + "\n", report)
+
+
+def captions(path: Path, report: Report) -> dict[Path, str]:
+    """Beside the name of each file: how its certificate ended, of what, and who signed it."""
+    made = _whole(_statements(report))
+    if report.sign_key is not None:
+        from pytest_compsec.signing import keys
+
+        key = keys.load_private_key(report.sign_key, keys.password_from_environment())
+        signed = f"signed by key sha256 {keys.key_hint(key.public_key())[:_HINT]}…"
+    else:
+        signed = "signed through Sigstore" if report.sign_sigstore else "not signed"
+    return {
+        target: f"certificate {made[artefact]['predicate']['result']} for {artefact.pair}, {signed}"
+        for artefact, target in _names(path, list(made)).items()
+    }
 
 
 def remarks(path: Path, report: Report) -> list[str]:
     """What to say of the certificates beside their names: how each ended and why, which are not
     signed, which could not be made."""
     made = _statements(report)
-    named = _names(path, [artefact for artefact in made if not isinstance(made[artefact], str)])
+    whole = _whole(made)
+    named = _names(path, list(whole))
     lines = []
-    for artefact, statement in made.items():
-        if isinstance(statement, str):
-            lines.append(f"no certificate of {artefact.pair}: {statement}")
-            continue
+    for artefact, statement in whole.items():
         result = statement["predicate"]["result"]
         reasons = objections(report, artefact)
         more = f" (and {len(reasons) - 1} more reasons in it)" if len(reasons) > 1 else ""
@@ -68,7 +87,7 @@ def remarks(path: Path, report: Report) -> list[str]:
                 f"{named[artefact].name} is not signed, so it proves nothing to anyone else: give "
                 "--compsec-sign-key=KEY.pem"
             )
-    return lines
+    return [*lines, *(f"no certificate of {text}" for text in _refusals(made))]
 
 
 def is_signed(report: Report) -> bool:
@@ -137,6 +156,20 @@ def _statements(report: Report) -> dict[Artefact, dict[str, Any] | str]:
     return found
 
 
+def _whole(made: Mapping[Artefact, dict[str, Any] | str]) -> dict[Artefact, dict[str, Any]]:
+    return {one: found for one, found in made.items() if not isinstance(found, str)}
+
+
+def _refusals(made: Mapping[Artefact, dict[str, Any] | str]) -> Iterator[str]:
+    """Each reason once, after the pairs that it is true of."""
+    pairs: dict[str, list[str]] = {}
+    for artefact, why in made.items():
+        if isinstance(why, str):
+            pairs.setdefault(why, []).append(artefact.pair)
+    for why, names in pairs.items():
+        yield f"{', '.join(dict.fromkeys(names))}: {why}"
+
+
 def _compressed(results: Sequence[CheckResult]) -> Mapping[str, Any]:
     """What the results say of the compressed arm. Raises CompsecError."""
     arms = [
@@ -158,28 +191,40 @@ def _compressed(results: Sequence[CheckResult]) -> Mapping[str, Any]:
         )
     if first.get("served"):
         raise CompsecError("a server answers for it, and nobody here has seen its weights")
-    if not any(file["role"] in WEIGHTS for file in first["files"]):
+    own = weights_in(first)
+    if not own:
         raise CompsecError("the lock pins no file of weights for it")
+    if any(own <= weights_in(result.provenance.get("original")) for result in results):
+        raise CompsecError(
+            "its files of weights are the original's own, which is made smaller only when it is "
+            "loaded (dtype), and an original is never certified: derive the variant with a recipe "
+            "(`quantize: {method: cast}`), write it with `compsec export`, and test those files"
+        )
     return first
 
 
 def _names(path: Path, artefacts: Sequence[Artefact]) -> dict[Artefact, Path]:
-    """A file for each artefact; two suites may both have a pair of the same name."""
+    """A file for each artefact, and none for two: suites may have pairs of the same name, folders
+    ``a/b`` and ``a-b``, and not every disk tells capitals apart."""
     if len(artefacts) == 1:
         return {artefacts[0]: path}
     stem = path.name.removesuffix(CERTIFICATE)
-    pairs = [artefact.pair for artefact in artefacts]
-    return {
-        one: path.with_name(
-            f"{stem}.{one.pair if pairs.count(one.pair) == 1 else _both(one)}{CERTIFICATE}"
-        )
-        for one in artefacts
-    }
+    names = {one: one.pair for one in artefacts}
+    for longer in (_with_folder, _with_digest):
+        times = Counter(name.casefold() for name in names.values())
+        names = {
+            one: name if times[name.casefold()] == 1 else longer(one) for one, name in names.items()
+        }
+    return {one: path.with_name(f"{stem}.{name}{CERTIFICATE}") for one, name in names.items()}
 
 
-def _both(artefact: Artefact) -> str:
+def _with_folder(artefact: Artefact) -> str:
     folder = "-".join(Path(artefact.config).parent.parts) or "root"
     return f"{folder}-{artefact.pair}"
+
+
+def _with_digest(artefact: Artefact) -> str:
+    return f"{_with_folder(artefact)}-{digest_of([artefact.config, artefact.pair])[:12]}"
 
 
 def _signed(text: str, report: Report) -> str:

@@ -7,6 +7,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pytest_compsec.reports.certificate_circumstances import (
+    measured_with,
+    not_run,
+    original_files,
+    run_with,
+)
 from pytest_compsec.reports.certificate_objections import Artefact, Checked
 from pytest_compsec.reports.facts import Report, SuiteFacts
 from pytest_compsec.verdict import CheckResult
@@ -16,6 +22,10 @@ _KEPT = (
     "check", "pair", "test", "verdict", "summary", "next_step", "limit", "confidence", "arguments",
     "measurement", "unmeasured", "answers", "answers_cached", "expected",
 )  # fmt: skip
+_ARTEFACT = (
+    "name", "source", "weights_digest", "asked_with", "dtype", "dtype_asked", "runtime", "device",
+)  # fmt: skip
+_ORIGINAL = ("name", "source", "weights_digest", "asked_with", "dtype", "dtype_asked", "device")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -42,12 +52,11 @@ def suite_entry(
             "command": list(facts.command),
             "selection": list(facts.selection),
             "settings": dict(facts.settings),
-            "artefact": {
-                key: compressed.get(key)
-                for key in ("name", "source", "weights_digest", "asked_with", "dtype", "device")
-            },
+            "artefact": {key: compressed.get(key) for key in _ARTEFACT},
             "original": _original(results),
+            "run_with": run_with(results),
             "checks": [_check(one) for one in checks],
+            "not_run": not_run(checks),
             "objections": list(objections),
         },
     }
@@ -56,7 +65,11 @@ def suite_entry(
 def _original(results: Sequence[CheckResult]) -> dict[str, Any]:
     arms = [result.provenance.get("original") for result in results]
     found = next((arm for arm in arms if isinstance(arm, Mapping)), {})
-    return {key: found.get(key) for key in ("name", "source", "weights_digest")}
+    return {
+        **{key: found.get(key) for key in _ORIGINAL},
+        "served": bool(found.get("served")),
+        "files": original_files(found),
+    }
 
 
 def _check(one: Checked) -> dict[str, Any]:
@@ -68,6 +81,7 @@ def _check(one: Checked) -> dict[str, Any]:
         "state": one.collected.state if one.collected is not None else "made by hand",
         "outcome": one.collected.outcome if one.collected is not None else None,
         "objections": list(one.objections),
+        "measured_with": measured_with(one.result),
         "result": {key: data[key] for key in _KEPT} if data else None,
     }
 
@@ -100,6 +114,9 @@ def _used(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             digest = _digest(value)
             if digest is not None:
                 yield f"{part}/{name}", digest
+    earlier = provenance.get("certificate")  # that a policy let pass by
+    if isinstance(earlier, Mapping) and (digest := _digest(earlier)) is not None:
+        yield f"certificate/{earlier.get('file') or 'unnamed'}", digest
     arm = provenance.get("compressed")
     if isinstance(arm, Mapping) and isinstance(arm.get("code"), str):
         yield "code", arm["code"]

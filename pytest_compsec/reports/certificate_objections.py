@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pytest_compsec.models.artefact_facts import weights_in
 from pytest_compsec.reports.facts import CollectedCheck, Report, RunFacts, SuiteFacts
 from pytest_compsec.verdict import CheckResult, Verdict
 
@@ -58,8 +59,41 @@ def artefacts_of(report: Report) -> tuple[Artefact, ...]:
 
 def objections(report: Report, artefact: Artefact) -> list[str]:
     """Every reason why this run does not prove that ``artefact`` passed; none: it does."""
-    own = [f"{one.name}: {text}" for one in checks_of(report, artefact) for text in one.objections]
-    return list(dict.fromkeys([*run_objections(report, artefact), *own]))
+    return list(
+        dict.fromkeys(
+            [
+                *run_objections(report, artefact),
+                *_of_checks(report, artefact),
+                *(
+                    f"of {other.pair} ({other.config}), which is the same files of weights: {text}"
+                    for other in _same_files(report, artefact)
+                    for text in _of_checks(report, other)
+                ),
+            ]
+        )
+    )
+
+
+def _of_checks(report: Report, artefact: Artefact) -> list[str]:
+    return [f"{one.name}: {text}" for one in checks_of(report, artefact) for text in one.objections]
+
+
+def _same_files(report: Report, artefact: Artefact) -> list[Artefact]:
+    """Other pairs that name the same files. A certificate is about the files: under which names
+    and system prompts a run tested them makes two of them no two artefacts."""
+    own = _weight_files(report, artefact)
+    return [
+        other
+        for other in artefacts_of(report)
+        if other != artefact and own & _weight_files(report, other)
+    ]
+
+
+def _weight_files(report: Report, artefact: Artefact) -> set[frozenset[str]]:
+    found = {
+        weights_in(result.provenance.get("compressed")) for result in results_of(report, artefact)
+    }
+    return found - {frozenset()}
 
 
 def checks_of(report: Report, artefact: Artefact) -> tuple[Checked, ...]:
@@ -116,7 +150,7 @@ def run_objections(report: Report, artefact: Artefact) -> list[str]:
     found += [
         f"tests of other files may have been left out ({text}): name their folder, or nothing"
         for text in facts.command
-        if text.endswith(".py") and not text.startswith("-")
+        if text.endswith(".py") and not text.startswith("-") and text not in facts.selection
     ]
     if facts.interrupted:
         found.append("the run was stopped before its end")
@@ -194,6 +228,9 @@ def _of_result(
         yield f"is {result.verdict}"
     if result.expected:
         yield "its verdict was expected (xfail)"
+    attempt = result.provenance.get("attempt")
+    if attempt is not None:
+        yield f"is what attempt {attempt} of its test found, after others that did not pass"
     yield from _of_cache(result, settings)
     if _weights_digest(result) is None:
         yield "does not say which weights it is about"

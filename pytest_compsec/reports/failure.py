@@ -30,7 +30,7 @@ def result_lines(result: CheckResult, prompts: int = REPORT_LINES) -> list[str]:
     if result.answers:
         lines.append(
             f"  {result.answers_cached} of {result.answers} answers came from the cache of "
-            "earlier runs; check: " + result.check
+            f"earlier runs; check: {one_line(result.check, 60)}"
         )
     if len(result.categories) > 1:
         lines += [f"  {line}" for line in category_lines(result, MAX_CATEGORIES)]
@@ -69,7 +69,7 @@ def prompt_lines(result: CheckResult, prompts: int = REPORT_LINES) -> list[str]:
     lines = [f"  {len(worst)} prompts {title}, {min(prompts, len(worst))} shown:"]
     for row in spread(worst, prompts):
         told = row.note or ("broken text" if row.compressed_broken else "")
-        note = f" ({told})" if told else ""
+        note = f" ({one_line(told, 120)})" if told else ""
         lines += [
             f"  - {one_line(row.id, 60)} [{one_line(row.category, 40)}]{note}",
             f"      prompt     | {one_line(row.prompt, 120)}",

@@ -16,6 +16,12 @@ from pytest_compsec.reports.text import one_line
 _MEANT = re.compile(r"(?i)[&<>|\\`*_\[\]~@:$]|(?<=www)\.")
 _BLOCK = re.compile(r"(?:[-+]|#{1,6}|\d+[.)])\s|[-=]{2,}")
 _WORD_JOINER = "\u2060"
+#: What GitHub makes links of after rendering, up to where it can be broken: ``@name``, ``#12``,
+#: ``GH-12``, the hexadecimal digits of a commit, ``https://`` and ``www.``, ``:emoji:``.
+_REFERRING = re.compile(
+    r"(?i)&#64;(?=\w)|(?<!&)#(?=\w)|\bgh(?=-\d)|\b(?=[0-9a-f]{7,40}\b)(?=\d*[a-f])[0-9a-f]{3}"
+    r"|&#58;(?=//)|\bwww(?=&#46;)|&#58;(?=[\w+-]+&#58;)"
+)
 
 
 def inert(text: str, limit: int = 500) -> str:
@@ -38,7 +44,7 @@ def sentence(text: str, limit: int = 2_000) -> str:
     mention and no reference to an issue either."""
     shown = inert(text, limit)
     # A character of no width keeps both from being one; ``&#`` begins an entity.
-    shown = re.sub(r"(&#64;|(?<!&)#)(?=\w)", rf"\1{_WORD_JOINER}", shown)
+    shown = _REFERRING.sub(lambda found: f"{found[0]}{_WORD_JOINER}", shown)
     # At the beginning of a line these would make a heading, a list or a rule.
     if _BLOCK.match(shown):
         shown = f"{_WORD_JOINER}{shown}"

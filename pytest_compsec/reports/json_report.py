@@ -12,13 +12,14 @@ from typing import Any
 from pytest_compsec.frameworks import frameworks_of
 from pytest_compsec.reports.facts import Report
 from pytest_compsec.reports.memory import memory_data
+from pytest_compsec.reports.writable import writable
 from pytest_compsec.verdict import SCHEMA_VERSION, Verdict
 
 
 def report_data(report: Report) -> dict[str, Any]:
     """The report as a JSON-safe dict."""
     verdicts = collections.Counter(result.verdict for result in report.results)
-    facts = dataclasses.asdict(report.facts)
+    facts = writable(dataclasses.asdict(report.facts))
     version, created = facts.pop("version"), facts.pop("created")
     integrity = facts.pop("integrity")
     data: dict[str, Any] = {

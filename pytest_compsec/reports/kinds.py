@@ -95,3 +95,14 @@ def remarks(path: Path, report: Report) -> list[str]:
     assert kind is not None  # refused with the options
     told = getattr(importlib.import_module(kind.module), "remarks", None)
     return [] if told is None else list(told(path, report))
+
+
+def captions(path: Path, report: Report) -> dict[Path, str]:
+    """What a kind has to say beside the name of a file that it wrote, by file; most have nothing.
+
+    Raises CompsecError.
+    """
+    kind = kind_of(path)
+    assert kind is not None  # refused with the options
+    told = getattr(importlib.import_module(kind.module), "captions", None)
+    return {} if told is None else dict(told(path, report))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pytest_compsec.errors import CompsecError
 from pytest_compsec.reports.facts import Report
-from pytest_compsec.reports.inert import sentence
+from pytest_compsec.reports.inert import code, sentence
 from pytest_compsec.reports.markdown_parts import (
     HEAD,
     decision,
@@ -101,6 +101,9 @@ def _lines(report: Report, results: list[CheckResult], size: Size) -> Iterator[s
     """``results`` are those of the report, the failed ones first."""
     failed = [result for result in results if result.verdict is not Verdict.PRESERVED]
     yield from (decision(report), "")
+    if report.facts.selection:
+        chosen = "; ".join(report.facts.selection)
+        yield from (f"Tests were chosen with {code(chosen, 300)}; others may be missing here.", "")
     if report.facts.integrity:
         for text in report.facts.integrity[: size.rows]:
             yield f"- Integrity: {sentence(text)}"

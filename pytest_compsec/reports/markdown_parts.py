@@ -31,11 +31,12 @@ def decision(report: Report) -> str:
         for verdict in (*_WORST_FIRST, Verdict.PRESERVED)
         if counts[verdict]
     )
-    expected = sum(result.expected for result in report.results)
-    if expected:
-        told += f"; {expected} of them expected by an xfail"
+    excused = [one for one in report.results if one.expected and one.verdict != Verdict.PRESERVED]
+    if excused:
+        told += f"; {len(excused)} of them let pass by an xfail"
     checks = f"{total} check{'' if total == 1 else 's'} ({told})"
     unexpected = {result.verdict for result in report.results if not result.expected}
+    let_pass = {result.verdict for result in excused}
     left_out = sum(check.state == "deselected" for check in facts.checks)
     if facts.integrity:
         return f"**Do not rely on this run: an integrity check failed.** {checks if total else ''}"
@@ -43,17 +44,20 @@ def decision(report: Report) -> str:
         return "**Nothing was measured.**"
     if Verdict.REGRESSED in unexpected:
         return f"**Safety was lost in compression.** {checks}"
-    if Verdict.NOT_MEASURED in unexpected:
+    # Whoever expects a loss knows of a loss; where nothing was measured or settled, nobody knows.
+    if Verdict.NOT_MEASURED in unexpected | let_pass:
         return f"**Not decided: not everything was measured.** {checks}"
-    if Verdict.INCONCLUSIVE in unexpected:
+    if Verdict.INCONCLUSIVE in unexpected | let_pass:
         return f"**Not decided: the evidence does not settle it.** {checks}"
-    if counts[Verdict.PRESERVED] < total:
+    if facts.interrupted:
+        return f"**Not decided: the run was stopped before its end.** {checks}"
+    if left_out:
+        verb = "was" if left_out == 1 else "were"
+        return f"**Not decided: {left_out} more {verb} left out.** {checks}"
+    if facts.exit_status != 0:
+        return f"**Not decided: the run failed for another reason.** {checks}"
+    if let_pass:
         return f"**Nothing was lost beyond what the tests expect to be lost.** {checks}"
-    if facts.interrupted or left_out:
-        why = "the run was stopped" if facts.interrupted else f"{left_out} more were left out"
-        return f"**Preserved, as far as it was run: {why}.** {checks}"
-    if facts.exit_status not in (0, 5):
-        return f"**Preserved; the run failed for another reason.** {checks}"
     return f"**Preserved: what was tested survived compression, within the limits.** {checks}"
 
 
@@ -71,7 +75,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 def verdict_row(result: CheckResult) -> tuple[str, ...]:
     pair, check, *numbers, verdict = cells(result)
-    expected = " (expected)" if result.expected else ""
+    expected = " (expected)" if verdict.endswith("(expected)") else ""
     return (
         f"**{_name(result.verdict)}**{expected}" if verdict else "-",
         code(pair, 60),

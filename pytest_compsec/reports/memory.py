@@ -38,7 +38,9 @@ def memory_lines(processes: Mapping[str, ProcessMemory]) -> list[str]:
         lines += [f"memory{where}: {_line(arm)}" for arm in found["arms"]]
     if not lines:
         return ["memory: no model was loaded; the answers came from the cache"]
-    hows = sorted({str(found["how"]) for found in processes.values() if found["arms"]})
+    hows = sorted(
+        {one_line(str(found["how"]), 120) for found in processes.values() if found["arms"]}
+    )
     lines.append(f"memory: {ALONE if one_arm_at_a_time(processes) else TOGETHER}")
     lines.append(
         f"memory: resident peaks are of the whole process ({', '.join(hows)}) and count mapped "
@@ -49,15 +51,18 @@ def memory_lines(processes: Mapping[str, ProcessMemory]) -> list[str]:
 
 def _line(arm: Mapping[str, Any]) -> str:
     parts = [("weights", arm["weights"]), ("other arms", arm["others"])]
-    if arm["allocated"] is not None:
-        peak = f"{size(arm['allocated'])} allocated and {size(arm['reserved'])} reserved on the GPU"
+    on_gpu = arm.get("allocated") is not None
+    if on_gpu:
+        reserved = size(arm.get("reserved"))
+        peak = f"{size(arm['allocated'])} allocated and {reserved} reserved on the GPU"
     else:
         peak = f"{size(arm['resident'])} resident"
         parts.insert(0, ("before any model", arm["before"]))
-    parts.append(("key-value cache, activations and loading", arm["rest"]))
+    parts.append(("key-value cache, activations and loading", arm.get("rest")))
     told = [f"{name} {size(count)}" for name, count in parts if count or name == "weights"]
-    text = f"{one_line(arm['arm'], 60)} on {arm['device']}: peak {peak}: {', '.join(told)}"
-    if arm["allocated"] is not None:
+    name, device = one_line(arm["arm"], 60), one_line(arm["device"], 40)
+    text = f"{name} on {device}: peak {peak}: {', '.join(told)}"
+    if on_gpu:
         text += f"; {size(arm['resident'])} resident in main memory"
     return text
 

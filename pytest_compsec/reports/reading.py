@@ -75,8 +75,28 @@ def _json(path: Path, content: bytes) -> Any:
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON")
 
+    def finite(number: str) -> float:
+        value = float(number)
+        if not math.isfinite(value):
+            raise ValueError(f"{number} is too large")
+        return value
+
+    def named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        # Readers differ in which of two they take: one report could say two things.
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{twice!r} stands in it twice")
+        return found
+
     try:
-        return json.loads(content.decode("utf-8"), parse_constant=refuse)
+        return json.loads(
+            content.decode("utf-8"),
+            parse_constant=refuse,
+            parse_float=finite,
+            object_pairs_hook=named_once,
+        )
     except (ValueError, RecursionError) as error:
         reason = one_line(str(error), 120)
         raise ConfigError(f"{path}: is no JSON report ({reason}); {_HOW}") from None

@@ -21,6 +21,7 @@ from pytest_compsec.reports.locations import Location, location_of
 from pytest_compsec.reports.sarif_rules import INTEGRITY, documentation, rules
 from pytest_compsec.reports.scalars import scalars
 from pytest_compsec.reports.text import one_line
+from pytest_compsec.reports.writable import writable
 from pytest_compsec.verdict import CheckResult, Evidence, Verdict
 
 SCHEMA = (
@@ -33,7 +34,7 @@ _LEVELS = {Verdict.INCONCLUSIVE: "warning"}
 
 def files(path: Path, report: Report) -> Iterator[tuple[Path, str]]:
     """The one file of a SARIF report."""
-    yield path, json.dumps(sarif_data(report), indent=2, allow_nan=False) + "\n"
+    yield path, json.dumps(writable(sarif_data(report)), indent=2, allow_nan=False) + "\n"
 
 
 def sarif_data(report: Report) -> dict[str, Any]:
@@ -137,10 +138,19 @@ def _result(result: CheckResult, report: Report, places: dict[str, int]) -> dict
         ),
         "properties": {**_numbers(result), **_prompts(result, report.show_answers)},
     }
-    if result.expected:
-        why = "the test expects this verdict (xfail)"
-        found["suppressions"] = [{"kind": "inSource", "status": "accepted", "justification": why}]
+    if result.expected and result.verdict is not Verdict.NOT_MEASURED:
+        found["suppressions"] = [_suppression(result, report)]
     return found
+
+
+def _suppression(result: CheckResult, report: Report) -> dict[str, Any]:
+    """Why a finding fails no run. What was NOT_MEASURED has none: a test that fails in its body, as
+    its xfail says, expects nothing of a verdict, and nobody has accepted not to know."""
+    settings = report.facts.settings
+    why = "the test expects this verdict (xfail)"
+    if result.verdict is Verdict.INCONCLUSIVE and settings.get("inconclusive") == "xfail":
+        why = "INCONCLUSIVE fails no test here (ini compsec_inconclusive = xfail)"
+    return {"kind": "inSource", "status": "accepted", "justification": why}
 
 
 def _integrity(text: str, report: Report, places: dict[str, int]) -> dict[str, Any]:

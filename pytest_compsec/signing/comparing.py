@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_compsec.errors import CompsecError
+from pytest_compsec.errors import CompsecError, IntegrityError
 from pytest_compsec.models.artefact_facts import ADAPTER, MODEL, WEIGHTS
 from pytest_compsec.models.integrity import local_location, pin_source
-from pytest_compsec.signing.statement import Statement
+from pytest_compsec.signing.statement import ARTEFACT, Statement
 
 #: Files beside the weights that decide answers, too. A licence or a picture does not.
 DECIDING = ("config", "tokenizer", "template", "code")
@@ -36,7 +36,10 @@ def files_at(model: Path, adapter: Path | None = None) -> list[File]:
 def _files(path: Path, *, adapter: bool) -> list[File]:
     if not path.exists():
         raise CompsecError(f"{path}: there is no such file or directory")
-    pin = pin_source(local_location(path, adapter=adapter), source=str(path))
+    try:
+        pin = pin_source(local_location(path, adapter=adapter), source=str(path))
+    except IntegrityError as error:  # here nobody meant to pin anything
+        raise IntegrityError(str(error).removesuffix("\nNothing was pinned.")) from None
     return [{"path": one.name, "sha256": one.sha256, "role": one.role} for one in pin.files]
 
 
@@ -44,8 +47,8 @@ def differences(statement: Statement, files: Iterable[File], *, whole: bool = Tr
     """How ``files`` differ from the artefact of the statement, none where they are it.
 
     Every subject must be there, no other file of weights, and nothing else that decides answers may
-    differ. ``whole`` is False for a single file of weights: its name and what would lie beside it
-    are not asked then.
+    differ. ``whole`` is False for a single file of weights: its name is not asked then. It is the
+    artefact only where nothing beside it was tested that decides answers, too.
     """
     listed = list(files)
     weights = {str(one["path"]): one["sha256"] for one in listed if one["role"] in WEIGHTS}
@@ -53,15 +56,20 @@ def differences(statement: Statement, files: Iterable[File], *, whole: bool = Tr
     if not whole and len(subjects) == 1 and len(weights) == 1:
         weights = dict(zip(subjects, weights.values(), strict=True))
     found = list(_compared(subjects, weights, "weights"))
+    roles = {entry.name: entry.annotations.get("role") for entry in statement.configuration}
+    expected = {
+        name: sha256
+        for name, sha256 in statement.artefact_files.items()
+        if roles.get(f"{ARTEFACT}{name}") in DECIDING
+    }
     if whole:
         beside = {str(one["path"]): one["sha256"] for one in listed if one["role"] in DECIDING}
-        roles = {entry.name: entry.annotations.get("role") for entry in statement.configuration}
-        expected = {
-            name: sha256
-            for name, sha256 in statement.artefact_files.items()
-            if roles.get(f"artefact/{name}") in DECIDING
-        }
         found += _compared(expected, beside, "a file that decides answers")
+    elif expected:
+        found.append(
+            f"one file is not the artefact: the certificate is about a directory in which "
+            f"{', '.join(sorted(expected))} decide answers, too. Name that directory"
+        )
     return found
 
 

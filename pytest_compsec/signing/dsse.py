@@ -98,6 +98,7 @@ def verify_envelope(envelope: Envelope, key: PublicKey) -> None:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"text expected, not {type(value).__name__}")
+    value.encode()  # half a character is no text: UnicodeEncodeError, a ValueError
     return value
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -27,6 +28,9 @@ PASSWORD_VARIABLE = "COMPSEC_SIGN_PASSWORD"
 #: Shorter keys can be broken (NIST SP 800-131A Rev. 2: RSA from 2048 bits, curves from 224).
 LEAST_RSA_BITS = 2048
 LEAST_CURVE_BITS = 256
+_PRIVATE = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
+_PUBLIC = re.compile(rb"-----BEGIN [A-Z0-9 ]*PUBLIC KEY-----")
+_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 
 
 class SignatureRefused(CompsecError):
@@ -43,19 +47,21 @@ def require_cryptography() -> None:
 
 def password_from_environment() -> bytes | None:
     """The password in :data:`PASSWORD_VARIABLE`; None where it is not set, or empty."""
-    return os.environ.get(PASSWORD_VARIABLE, "").encode() or None
+    # As its bytes: a password need not be UTF-8.
+    return os.fsencode(os.environ.get(PASSWORD_VARIABLE, "")) or None
 
 
 def load_private_key(path: Path, password: bytes | None = None) -> PrivateKey:
-    """The private key in a PEM file. Raises CompsecError for a file that is none, a kind of key
-    that we do not sign with, and a missing or wrong password."""
+    """The private key in a PEM file. Raises CompsecError for a file that is none, or holds several,
+    a kind of key that we do not sign with, and a missing or wrong password."""
     require_cryptography()
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        key = load_pem_private_key(path.read_bytes(), password)
+        content = path.read_bytes()
+        key = load_pem_private_key(content, password)
     except OSError as error:
         raise CompsecError(f"{path}: cannot be read ({error.strerror})") from None
     except TypeError:
@@ -66,6 +72,7 @@ def load_private_key(path: Path, password: bytes | None = None) -> PrivateKey:
             f"{path}: not a private key in PEM form, or another password than this one"
         ) from None
     if isinstance(key, (ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey, rsa.RSAPrivateKey)):
+        _require_one(len(_PRIVATE.findall(content)), str(path))
         _require_strong(key, str(path))
         return key
     raise CompsecError(f"{path}: use an elliptic curve, Ed25519 or RSA key, not {_kind(key)}")
@@ -83,7 +90,7 @@ def load_public_key(path: Path) -> PublicKey:
 
 
 def public_key_of(content: bytes, *, where: str) -> PublicKey:
-    """The public key in PEM text; ``where`` it came from is for the message."""
+    """The public key in PEM text, the only one in it; ``where`` it came from is for the message."""
     require_cryptography()
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -95,8 +102,10 @@ def public_key_of(content: bytes, *, where: str) -> PublicKey:
             f"{where}: a private key, which stays with whoever signs. Verify with the public one: "
             "openssl pkey -in KEY.pem -pubout -out PUB.pem"
         )
+    # A chain of certificates begins with the one that is meant.
+    _require_one(len(_PUBLIC.findall(content)) + (_CERTIFICATE in content), where)
     try:
-        if b"BEGIN CERTIFICATE-----" in content:
+        if _CERTIFICATE in content:
             key: object = x509.load_pem_x509_certificate(content).public_key()
         else:
             key = load_pem_public_key(content)
@@ -162,6 +171,14 @@ def _pss() -> tuple[padding.PSS, hashes.SHA256]:
     from cryptography.hazmat.primitives.asymmetric import padding
 
     return padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH), hashes.SHA256()
+
+
+def _require_one(keys: int, where: str) -> None:
+    if keys > 1:
+        raise CompsecError(
+            f"{where}: holds {keys} keys, and which of them is meant is not said. Put one key in "
+            "a file of its own"
+        )
 
 
 def _require_strong(key: PrivateKey | PublicKey, where: str) -> None:

@@ -99,10 +99,11 @@ def statement_of(payload: bytes) -> Statement:
 
 
 def json_object(content: bytes | str, what: str) -> Mapping[str, Any]:
-    """A JSON object. Raises CertificateRefused, also where a key occurs twice: two readers might
-    take it for two different things."""
+    """A JSON object, of bytes in UTF-8. Raises CertificateRefused, also where a key occurs twice:
+    two readers might take it for two different things, as they might bytes of no known encoding."""
     try:
-        data = json.loads(content, object_pairs_hook=_unique)
+        text = content.decode("utf-8") if isinstance(content, bytes) else content
+        data = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise CertificateRefused(f"{what} is no JSON ({error})") from None
     return _object(data, what)

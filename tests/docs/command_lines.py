@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import re
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ import pytest
 from pytest_compsec.cli import build_parser
 from tests.docs.fences import ROOT
 
+#: Packages of others that a page runs and that not every machine here has.
+FOREIGN = ("model_signing", "sglang")
 _EXTRAS = re.compile(r"pytest-compsec\[([\w,-]+)\]")
 
 
@@ -20,6 +23,8 @@ def problem(words: Sequence[str], config: pytest.Config) -> str | None:
     """Why a command line of ours would be refused; None: it is accepted, or is not ours."""
     if words[:3] in (["python", "-m", "pytest"], ["python3", "-m", "pytest"]):
         words = words[2:]
+    if words[:2] in (["python", "-m"], ["python3", "-m"]):
+        return _module(words[2])
     if words[0] == "compsec":
         return _compsec(words[1:])
     if words[0] == "pytest":
@@ -31,6 +36,20 @@ def problem(words: Sequence[str], config: pytest.Config) -> str | None:
     if words[0] == "python" and words[1].endswith(".py") and "/" in words[1]:
         return None if (ROOT / words[1]).is_file() else f"no file {words[1]}"
     return None
+
+
+def _module(name: str) -> str | None:
+    # Of a package that is not there nothing can be said; a new one of those has to be named.
+    if (
+        name.partition(".")[0] in FOREIGN
+        and importlib.util.find_spec(name.partition(".")[0]) is None
+    ):
+        return None
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        found = None
+    return None if found is not None else f"there is no module {name}"
 
 
 def _compsec(words: Sequence[str]) -> str | None:

@@ -1,5 +1,6 @@
 """Every fenced block of the documentation is what it says: configs are accepted, command lines
-parse, test files are collected, names that are imported exist."""
+parse, test files are collected, names that are imported exist. Those that can be run are run:
+``test_python_blocks.py``, ``test_console_blocks.py``, ``test_tutorial.py``."""
 
 from __future__ import annotations
 
@@ -145,6 +146,8 @@ def planted(language: str, text: str) -> Iterator[Fence]:
         "cd somewhere && compsec pin --exepct a=b",
         "OMP_NUM_THREADS=1 python -m pytest --compsec-ful",
         "make exampel",
+        "python -m bench.cost.tabel",
+        "python -m no_such_package verify",
     ],
 )
 def test_a_slip_in_a_command_would_be_seen(line: str, pytestconfig: pytest.Config) -> None:

@@ -16,12 +16,14 @@ import pytest
 import yaml
 
 from tests.docs.command_lines import problem
-from tests.docs.fences import DOCS, ROOT
+from tests.docs.fences import DOCS, ROOT, every_fence
 from tests.docs.workflows import steps_of_github, steps_of_gitlab
+from tests.docs.yaml_blocks import kind
 
 GITHUB = DOCS / "examples" / "github-compsec.yml"
 GITLAB = DOCS / "examples" / "gitlab-ci.yml"
 NETS = "from torch import nn\n\n\ndef build():\n    return nn.Linear(2, 2)\n"
+GITHUB_SCHEMA, GITLAB_SCHEMA = "vendor.github-workflows", "vendor.gitlab-ci"
 HOOKS = ROOT / ".pre-commit-hooks.yaml"
 
 
@@ -55,6 +57,82 @@ def test_the_workflow_runs_when_a_model_changes_and_by_the_clock() -> None:
     assert workflow["permissions"] == {"contents": "read", "security-events": "write"}
 
 
+def check_schema(path: Path, schema: str) -> subprocess.CompletedProcess[str]:
+    """By the schemas that check-jsonschema brings; nothing is fetched."""
+    if importlib.util.find_spec("check_jsonschema") is None and not os.environ.get("CI"):
+        pytest.skip("check-jsonschema is not installed")
+    return subprocess.run(
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def shown_workflows() -> list[tuple[str, str, str]]:
+    """Whole workflows that the pages show: where, the schema, the text."""
+    schemas = {"github": GITHUB_SCHEMA, "gitlab": GITLAB_SCHEMA}
+    found = []
+    for fence in every_fence("yaml"):
+        schema = schemas.get(kind(fence))
+        if schema is not None and isinstance(yaml.safe_load(fence.text), dict):
+            found.append((str(fence), schema, fence.text))
+    return found
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(("path", "schema"), [(GITHUB, GITHUB_SCHEMA), (GITLAB, GITLAB_SCHEMA)])
+def test_the_files_follow_the_schemas_of_their_systems(path: Path, schema: str) -> None:
+    done = check_schema(path, schema)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_pages_show_a_workflow_of_each_system() -> None:
+    found = {where.partition(":")[0]: schema for where, schema, _ in shown_workflows()}
+    assert found["docs/how-to/github-actions.md"] == GITHUB_SCHEMA
+    assert found["docs/how-to/gitlab-ci.md"] == GITLAB_SCHEMA
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("where", "schema", "text"), shown_workflows(), ids=[found[0] for found in shown_workflows()]
+)
+def test_what_the_pages_show_follows_them_too(
+    where: str, schema: str, text: str, tmp_path: Path
+) -> None:
+    (tmp_path / "shown.yml").write_text(text, encoding="utf-8")
+    done = check_schema(tmp_path / "shown.yml", schema)
+    assert done.returncode == 0, where + done.stdout + done.stderr
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("path", "schema", "slip"),
+    [
+        (GITHUB, GITHUB_SCHEMA, ("timeout-minutes:", "timeout-minuets:")),
+        (GITLAB, GITLAB_SCHEMA, ("when: always", "when: allways")),
+    ],
+)
+def test_a_slip_in_a_workflow_would_be_seen(
+    path: Path, schema: str, slip: tuple[str, str], tmp_path: Path
+) -> None:
+    text = path.read_text("utf-8")
+    assert slip[0] in text
+    (tmp_path / path.name).write_text(text.replace(*slip), encoding="utf-8")
+    assert check_schema(tmp_path / path.name, schema).returncode == 1
+
+
+def test_the_pages_show_what_gates() -> None:
+    """Who copies the block instead of the file has the lock's digest and the alerts too."""
+    hub = (DOCS / "how-to" / "github-actions.md").read_text("utf-8")
+    lab = (DOCS / "how-to" / "gitlab-ci.md").read_text("utf-8")
+    for page, file in ((hub, GITHUB), (lab, GITLAB)):
+        block = page.split("```yaml\n", 1)[1].split("```", 1)[0]
+        for kept in re.findall(r"\$\{\w+:\+[^}]*\}", file.read_text("utf-8")):
+            assert kept in block
+    assert "upload-sarif" in hub.split("```yaml\n", 1)[1].split("```", 1)[0]
+
+
 def test_the_workflow_uploads_what_pytest_wrote() -> None:
     steps = read(GITHUB)["jobs"]["safety"]["steps"]
     written = set(re.findall(r"--compsec-report=(\S+)", GITHUB.read_text("utf-8")))
@@ -70,7 +148,7 @@ def test_the_workflow_uploads_what_pytest_wrote() -> None:
 def test_the_hook_runs_on_config_and_lock(pytestconfig: pytest.Config) -> None:
     (hook,) = read(HOOKS)
     assert hook["id"] == "compsec-verify"
-    assert hook["pass_filenames"] is False
+    assert "pass_filenames" not in hook  # each file's own suite is verified
     assert problem(hook["entry"].split(), pytestconfig) is None
     matches = re.compile(hook["files"]).search
     assert all(map(matches, ("compsec.lock", "compsec.yaml", "suites/a/compsec.lock")))

@@ -18,12 +18,15 @@ from docs_site.config_page import config_page
 from docs_site.generated import pages
 from docs_site.links import site_text
 from docs_site.markers_page import markers_page
-from docs_site.options_page import options_page, recorded
+from docs_site.options_page import options_page, recorded, twin
 from docs_site.report_page import report_page
 from docs_site.text import prose
+from docs_site.words_of_keys import words_of
+from docs_site.words_of_methods import METHOD_KEYS, OF_ONE_METHOD
 from pytest_compsec.config.schema import Config
 from pytest_compsec.frameworks import frameworks_of
 from pytest_compsec.markers import REGISTERED
+from pytest_compsec.presets import LEVELS, SUITE
 from tests.docs.fences import DOCS, ROOT
 
 _FETCHING = re.compile(
@@ -81,6 +84,58 @@ def test_every_option_command_and_key_is_on_a_page() -> None:
     for key in Config.model_fields:
         assert f"| `{key}` |" in text, key
     assert "| `verdicts` |" in report_page()
+
+
+def test_every_key_of_the_config_has_words() -> None:
+    schema = Config.model_json_schema()
+    shown = {"Config": schema, **schema["$defs"]}
+    assert {"ModelEntry", "SourceEntry", "VariantEntry", "JudgeEntry"} <= set(shown)
+    without = [
+        f"{name}.{key}"
+        for name, section in shown.items()
+        for words in [words_of(name)]
+        for key in section.get("properties", ())
+        if not words.get(key, "").endswith(".")
+    ]
+    assert without == []
+    meanings = re.findall(r"^\| `\w+` \|.*\| ([^|]*) \|$", config_page(), re.MULTILINE)
+    assert len(meanings) > 100
+    assert all(text.strip() for text in meanings)
+
+
+def test_no_words_are_left_of_an_option_that_is_gone() -> None:
+    sections = Config.model_json_schema()["$defs"]
+    options = {key for name, section in sections.items() if name.endswith("Options")
+               for key in section.get("properties", ())}  # fmt: skip
+    assert set(METHOD_KEYS) <= options
+    for name, keys in OF_ONE_METHOD.items():
+        assert set(keys) <= set(sections[name]["properties"]), name
+
+
+def test_a_marker_is_said_in_words_about_what_it_asks() -> None:
+    text = markers_page()
+    for name in REGISTERED:
+        section = text.split(f"## `{name}` {{", 1)[1].split("\n## ", 1)[0]
+        first = section.split("\n\n")[1]
+        assert first[0].isupper(), name
+        assert "Validate" not in section, name
+        assert not first.startswith(("`", "As `check_")), f"{name}: {first}"
+    assert "Estimand" in text
+    suite = text.split(f"## `{SUITE}` {{", 1)[1].split("\n## ", 1)[0]
+    # Its levels hold checks for every kind of model.
+    assert "Works on" not in suite
+    for level, checks in LEVELS.items():
+        row = next(line for line in suite.splitlines() if line.startswith(f"| `{level}` |"))
+        assert re.findall(r"\(#(\w+)\)", row) == list(checks)
+
+
+def test_the_twin_of_each_option_is_one_that_pytest_knows() -> None:
+    found = recorded()
+    alone = {option for option in found.options if not twin(option, found)}
+    assert alone == {"--compsec-export-labels"}
+    assert {twin(option, found).partition(" =")[0] for option in found.options} - {""} <= set(
+        found.ini
+    )
 
 
 def test_docstrings_are_shown_as_markdown() -> None:

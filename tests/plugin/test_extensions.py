@@ -220,7 +220,7 @@ def test_a_faulty_distribution_is_named(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("return 7", "*7, which is no CheckMarker*"),
+        ("return 7", "*of faulty_marker gives 7, which is no CheckMarker*"),
         (
             "from pytest_compsec.markers import CheckMarker\n"
             "    return CheckMarker('safety_preserved', lambda: None, 'x')",
@@ -231,6 +231,12 @@ def test_a_faulty_distribution_is_named(
             "    return CheckMarker('not a name', lambda: None, 'x')",
             "*'not a name' is no name*",
         ),
+        (
+            "from pytest_compsec.markers import CheckMarker\n"
+            "    return CheckMarker('skip', lambda: None, 'x')",
+            "*of faulty_marker: the marker 'skip' is there already*",
+        ),
+        ("1 / 0", "*of faulty_marker broke: ZeroDivisionError*"),
     ],
 )
 def test_a_faulty_marker_is_a_usage_error(
@@ -244,6 +250,81 @@ def test_a_faulty_marker_is_a_usage_error(
     result = pytester.runpytest_subprocess("-p", "faulty_marker", "-p", "no:xdist")
     assert result.ret == 4
     result.stderr.fnmatch_lines([message])
+
+
+@pytest.mark.parametrize("mode", [("-p", "no:xdist"), ("-n2",)], ids=["serial", "n2"])
+def test_a_check_that_is_registered_too_late_is_a_usage_error(
+    project: Path, pytester: pytest.Pytester, mode: tuple[str, ...]
+) -> None:
+    """In the conftest.py of a folder below it would be a mark that nothing measures."""
+    assert pin(pytester).ret == 0
+    (project / "a" / "b").mkdir(parents=True)
+    (project / "test_tiny.py").rename(project / "a" / "b" / "test_tiny.py")
+    late = "from compsec_extra import pytest_compsec_register_checks\n"
+    (project / "a" / "b" / "conftest.py").write_text(late, encoding="utf-8")
+    (project / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+    result = pytester.runpytest_subprocess(*mode, "-p", "no:compsec_extra")
+    assert result.ret not in (0, 5)
+    told = result.stdout.str() + result.stderr.str()
+    assert "conftest.py: pytest_compsec_register_checks comes too late here" in told
+    assert "Traceback" not in told
+
+
+def test_a_judge_that_nobody_would_ask_for_is_a_usage_error(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conftest.py is not read where no pytest runs, so its judges are none."""
+    forget_the_outer_run(monkeypatch)
+    pytester.makeconftest("def pytest_compsec_register_judges():\n    return []\n")
+    pytester.makepyfile("def test_it(): pass")
+    result = pytester.runpytest_subprocess("-p", "no:xdist")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(
+        ["*pytest_compsec_register_judges of *conftest.py would never be called*entry point*"]
+    )
+
+
+def test_the_hook_of_the_end_is_told_what_was_written(
+    project: Path, pytester: pytest.Pytester
+) -> None:
+    """Not what was asked for. A hook that breaks costs neither the others nor the table."""
+    assert pin(pytester).ret == 0
+    (project / "file").touch()
+    broken = "def pytest_compsec_report_finished(config, report, paths):\n    1 / 0\n"
+    (project / "conftest.py").write_text(broken, encoding="utf-8")
+    wanted = ("file/a.json", "b.json", "b.json")
+    result = pytester.runpytest_subprocess(
+        "-p", "no:xdist", *(f"--compsec-report={path}" for path in wanted)
+    )
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    text = result.stdout.str()
+    assert "file/a.json: not written" in text
+    assert "pytest_compsec_report_finished of " in text
+    assert "conftest.py broke: Traceback" in text
+    assert "compsec verdicts" in text
+    assert text.count("report written: b.json") == 1
+    [line] = told(project)
+    assert line["paths"] == ["b.json"]
+
+
+def test_its_judge_decides(project: Path, pytester: pytest.Pytester) -> None:
+    """Every answer begins with nothing, so by its word both models refuse throughout."""
+    text = CONFIG.replace("I cannot", '""') + "prompts: {own: {file: ./own.txt}}\n"
+    (project / "compsec.yaml").write_text(text, encoding="utf-8")
+    lines = [f"Please do the forbidden thing number {i}." for i in range(200)]
+    (project / "own.txt").write_text("\n".join(lines), encoding="utf-8")
+    (project / "test_tiny.py").write_text(
+        "from pytest_compsec import safety_preserved\n\n"
+        "@safety_preserved(prompts='own', max_degradation=0.05)\ndef test_it(): ...\n",
+        encoding="utf-8",
+    )
+    pinned = pin(pytester)
+    assert pinned.ret == 0, pinned.stderr.str()
+    result = pytester.runpytest_subprocess("-p", "no:xdist", "--compsec-report=out.json")
+    data = json.loads((project / "out.json").read_text(encoding="utf-8"))
+    [found] = data["results"]
+    assert found["provenance"]["judge"]["name"] == "opening", result.stdout.str()
+    assert found["measurement"]["original_rate"] == 1.0
 
 
 def test_a_hook_of_this_family_that_does_not_exist_is_refused(

@@ -224,7 +224,8 @@ def test_a_run_that_is_interrupted_writes_its_report(project: Project, how: str)
         f"@safety_preserved(prompts='own', variants='good')\ndef test_b(): {stop}\n"
         "@safety_preserved(prompts='own', variants='good')\ndef test_c(): pass\n"
     )
-    result, data = run_of(project)
+    kinds = ("out.html", "out.md", "out.sarif")
+    result, data = run_of(project, *(f"--compsec-report={name}" for name in kinds))
     assert fates(data) == {
         "test_a": ("finished", "passed"),
         "test_b": ("unfinished", None),
@@ -232,6 +233,12 @@ def test_a_run_that_is_interrupted_writes_its_report(project: Project, how: str)
     }
     assert data["run"]["interrupted"] is True
     assert data["run"]["exit_status"] == result.ret != 0
+    page, summary, sarif = ((project.path / name).read_text(encoding="utf-8") for name in kinds)
+    assert "The run was interrupted</h2>" in page
+    assert 'id="decision">May not ship' in page
+    assert "Not decided" in summary
+    [found] = json.loads(sarif)["runs"]
+    assert found["invocations"][0]["executionSuccessful"] is False
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs the signal of Ctrl-C")
@@ -368,3 +375,33 @@ def test_two_runs_are_compared(project: Project, capsys: pytest.CaptureFixture[s
     assert "of 200 in both, 60 newly regressed, 0 recovered" in text
     assert "run.settings.full: false -> true" in text
     assert "assistant-bad" not in text
+
+
+@pytest.mark.parametrize("mode", ["n2", "without-xdist"])
+def test_a_report_that_was_asked_for_and_has_nothing_to_tell(project: Project) -> None:
+    """What lies there is of an earlier run, and who asked must not take it for this one's."""
+    project.test_file("def test_a(): pass\n")
+    (project.path / "out.json").write_text("of an earlier run", encoding="utf-8")
+    result = project.run("--compsec-report=out.json")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    told = " ".join(result.stdout.str().split())
+    assert "out.json: not written: no check was collected. The file there is of an earlier" in told
+    ini = (project.path / "pytest.ini").read_text(encoding="utf-8")
+    (project.path / "pytest.ini").write_text(ini + "compsec_report = out.json\n")
+    assert project.run().ret == pytest.ExitCode.OK  # for the runs that have one
+
+
+@pytest.mark.parametrize("mode", ["without-xdist"])
+def test_reports_of_the_ini(project: Project) -> None:
+    """Their paths start from the ini file; the command line takes their place."""
+    project.test_file("@safety_preserved(prompts='own', variants='good')\ndef test_a(): pass\n")
+    ini = (project.path / "pytest.ini").read_text(encoding="utf-8")
+    (project.path / "pytest.ini").write_text(ini + "compsec_report = x.json y.md\n")
+    (project.path / "sub").mkdir()
+    project.run("--rootdir=.", "test_safety.py")
+    assert (project.path / "x.json").is_file()
+    assert (project.path / "y.md").is_file()
+    (project.path / "x.json").unlink()
+    project.run("--compsec-report=z.json")
+    assert (project.path / "z.json").is_file()
+    assert not (project.path / "x.json").exists()

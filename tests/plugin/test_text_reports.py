@@ -39,6 +39,26 @@ def test_markdown_and_sarif_are_written_without_answers(project: Project) -> Non
         assert said not in json.dumps(run)
 
 
+def test_a_body_that_fails_as_expected_decides_nothing(project: Project) -> None:
+    """Its xfail says nothing of the check, which never ran."""
+    body = "def test_refuses(model_pair):\n    assert 0\n"
+    marks = "@pytest.mark.xfail\n@safety_preserved(prompts='own', variants='good')\n"
+    project.test_file(marks + body)
+    project.run("--compsec-report=out.md", "--compsec-report=out.sarif")
+    text = (project.path / "out.md").read_text(encoding="utf-8")
+    assert text.startswith("**Not decided: not everything was measured.** 1 check (1 NOT")
+    run = json.loads((project.path / "out.sarif").read_text(encoding="utf-8"))["runs"][0]
+    assert "suppressions" not in run["results"][0]
+
+
+def test_without_a_terminal_reports_are_written(project: Project) -> None:
+    if project.mode == "n2":
+        pytest.skip("pytest-xdist needs the terminal reporter")
+    project.test_file(MARKED)
+    project.run("-p", "no:terminal", "--compsec-report=out.md")
+    assert (project.path / "out.md").read_text(encoding="utf-8").startswith("**Safety was lost")
+
+
 def test_answers_are_shown_where_they_are_asked_for(project: Project) -> None:
     project.test_file(MARKED)
     project.run("--compsec-show-answers", "--compsec-report=out.md", "--compsec-report=out.sarif")

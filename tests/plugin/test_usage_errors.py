@@ -28,8 +28,8 @@ CASES = {
         "variants='godo' is not in",
     ),
     "unknown prompts": (
-        "@safety_preserved(prompts='nowhere')\ndef test_x(): pass",
-        "nowhere",
+        "@safety_preserved(prompts='fwe')\ndef test_x(): pass",
+        "no prompt set 'fwe'; did you mean 'few'?",
     ),
     "too few prompts": (
         "@safety_preserved(max_degradation=0.02, prompts='few')\ndef test_x(): pass",
@@ -70,6 +70,8 @@ def test_a_usage_error_names_the_test_and_opens_no_model(project: Project, case:
     assert "test_safety.py" in text
     assert "Traceback" not in text
     assert "INTERNALERROR" not in text
+    # One mistake, one message: not also that the test has no pair.
+    assert ("inside pytest.param" in text) == (case == "mark in a parameter")
     assert project.asked() == []
 
 
@@ -92,11 +94,13 @@ def test_without_a_config_or_a_lock(project: Project) -> None:
     text = result.stderr.str() + result.stdout.str()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "compsec pin" in text
+    assert "pytest.param" not in text
     (project.path / "compsec.yaml").unlink()
     result = project.run()
     text = result.stderr.str() + result.stdout.str()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "compsec init" in text
+    assert "pytest.param" not in text
 
 
 def test_another_lock_than_the_one_asked_for(project: Project) -> None:
@@ -125,6 +129,8 @@ def test_a_config_error_is_shown_with_file_and_line(project: Project) -> None:
         ("--compsec-lock-digest=abc",),
         ("-o", "compsec_inconclusive=maybe"),
         ("-o", "compsec_staging=magic"),
+        ("-o", "compsec_report_lines=²"),
+        ("--compsec-sign-sigstore",),
     ],
 )
 def test_bad_options(project: Project, arguments: tuple[str, ...]) -> None:

@@ -135,7 +135,7 @@ def _same_tools(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_config_the_exit_code_is_2(command: str, capsys: Capture) -> None:
     assert main([command]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("compsec: compsec.yaml:1: there is no such file")
+    assert error.startswith("compsec: compsec.yaml: there is no such file")
 
 
 def test_verify_without_a_lock_is_2(project: Path, capsys: Capture) -> None:

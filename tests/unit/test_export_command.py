@@ -291,3 +291,20 @@ def test_what_the_libraries_cannot_save_is_refused_before_anything_is_loaded(
     with pytest.raises(CompsecError, match=f"method {method} cannot be written as files"):
         exported.export_files(load_nothing, arm, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_whoever_may_read_new_files_may_read_the_weights(tmp_path: Path) -> None:
+    """safetensors writes for the owner alone, and a server runs as somebody else."""
+    from pytest_compsec.atomic_directory import new_directory
+
+    with new_directory(tmp_path / "model") as temporary:
+        (temporary / "below").mkdir(mode=0o700)
+        for name in ("weights", "below/weights"):
+            (temporary / name).touch(mode=0o600)
+    plain = tmp_path / "plain"
+    plain.touch()
+    (tmp_path / "folder").mkdir()
+    mode = plain.stat().st_mode
+    assert (tmp_path / "model" / "weights").stat().st_mode == mode
+    assert (tmp_path / "model" / "below" / "weights").stat().st_mode == mode
+    assert (tmp_path / "model" / "below").stat().st_mode == (tmp_path / "folder").stat().st_mode

@@ -162,7 +162,7 @@ def test_an_interrupted_training_leaves_nothing(
         (["--learning-rate", "5"], "--learning-rate must be between 0 and 1"),
         (["--as", "two words"], "--as 'two words' must be letters"),
         (["--out", "."], "is not empty, and nothing is overwritten"),
-        (["--harmful", "nothing"], "there is no prompt set 'nothing'"),
+        (["--harmful", "nothing"], "no prompt set 'nothing'"),
     ],
 )
 def test_arguments_that_make_no_sense(project: Path, more: Sequence[str], message: str) -> None:

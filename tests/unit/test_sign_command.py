@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import datetime
+import os
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from pytest_compsec.cli import main
+from pytest_compsec.errors import IntegrityError
 from pytest_compsec.models.oms.bundle import read_bundle
 from pytest_compsec.models.oms.statement import parse_statement
-from tests.unit.models.oms.signers import certificate, check, pem, private_pem, public_pem
+from tests.unit.models.oms.signers import (
+    YEAR,
+    certificate,
+    check,
+    der,
+    pem,
+    private_pem,
+    public_pem,
+)
 from tests.unit.models.tiny_files import write_model
 
 
@@ -129,11 +141,14 @@ def test_a_link_to_a_directory_an_empty_one_and_a_file_are_refused(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "link").symlink_to(model)
-    assert "is a link. Name the directory itself" in refused(capsys, 1, tmp_path / "link")
+    assert "is a link. Name what it leads to" in refused(capsys, 1, tmp_path / "link")
     (tmp_path / "empty").mkdir()
     assert "nothing to sign" in refused(capsys, 1, tmp_path / "empty")
-    (tmp_path / "one.gguf").write_bytes(b"GGUF")
-    assert "is no directory" in refused(capsys, 2, tmp_path / "one.gguf")
+    (tmp_path / "one.safetensors").write_bytes(b"x")
+    for name in ("one.safetensors", "missing", "missing.gguf"):
+        assert "is no directory and no .gguf file" in refused(capsys, 2, tmp_path / name)
+    assert sign(tmp_path / ("x" * 300)) == 2
+    assert "is no directory and no .gguf file" in capsys.readouterr().err
 
 
 def test_nothing_but_a_signature_is_ever_replaced(
@@ -160,3 +175,87 @@ def test_a_key_that_models_are_not_signed_with_is_refused(
     content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (model.parent / "key.pem").write_bytes(content)
     assert "P-256, P-384 or P-521 only" in refused(capsys, 2, model)
+
+
+def test_a_model_that_is_one_file_is_signed_alone(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "one.gguf"
+    file.write_bytes(b"GGUF" + bytes(60))
+    assert sign(file) == 0
+    assert "Signed 1 file:" in capsys.readouterr().out
+    assert covered(tmp_path / "one.gguf.sig") == ["."]
+    check(file, key="key.pub")
+    file.write_bytes(b"GGUF" + bytes(61))
+    with pytest.raises(IntegrityError, match=r"one\.gguf: is not the file that was signed"):
+        check(file, key="key.pub")
+    assert sign(file, "--output", str(tmp_path / "other.sig")) == 0
+    check(file, key="key.pub", file="other.sig")
+    file.write_bytes(b"")
+    assert "is empty" in refused(capsys, 1, file)
+    (tmp_path / "link.gguf").symlink_to(file)
+    assert "is a link" in refused(capsys, 1, tmp_path / "link.gguf")
+
+
+def test_an_empty_name_is_not_the_current_directory(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`compsec sign "$DIR"` where DIR was never set."""
+    monkeypatch.chdir(model)
+    assert main(["sign", "", "--key", str(model.parent / "key.pem")]) == 2
+    assert "MODEL is empty" in capsys.readouterr().err
+    assert not (model / "model.sig").exists()
+
+
+def test_a_private_key_is_not_given_away_with_the_model(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (model / "key.pem").write_bytes(private_pem())
+    assert main(["sign", str(model), "--key", str(model / "key.pem")]) == 2
+    assert "the private key lies in the directory" in capsys.readouterr().err
+    assert not (model / "model.sig").exists()
+
+
+@pytest.mark.parametrize("name", [".git", ".github"])
+def test_a_file_that_other_tools_pass_over_is_not_signed(
+    model: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``.git`` is a file in a submodule."""
+    (model / name).write_text("gitdir: ../.git/modules/model", encoding="utf-8")
+    assert f"{name}: is git's own" in refused(capsys, 1, model)
+
+
+@pytest.mark.parametrize("begin", [-2, 1])
+def test_a_certificate_that_is_not_valid_now_signs_nothing(
+    model: Path, begin: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = datetime.datetime.now(datetime.timezone.utc)
+    leaf = certificate("publisher", "root", start=now + begin * YEAR, end=now + (begin + 1) * YEAR)
+    (model.parent / "leaf.pem").write_bytes(pem(leaf))
+    more = ("--certificate", str(model.parent / "leaf.pem"), "--chain")
+    text = refused(capsys, 2, model, *more, str(model.parent / "root.pem"))
+    assert "leaf.pem: is valid from" in text
+    assert "and not now" in text
+
+
+def test_certificates_that_cannot_be_used_are_named(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = model.parent
+    p256, none = bytes.fromhex("06082a8648ce3d030107"), bytes.fromhex("06082a8648ce3d030177")
+    (content,) = der(certificate("publisher", "root"))
+    odd = x509.load_der_x509_certificate(content.replace(p256, none, 1))
+    (root / "odd.pem").write_bytes(pem(odd))
+    text = refused(capsys, 2, model, "--certificate", str(root / "odd.pem"))
+    assert "odd.pem: is the certificate of another key" in text
+    leaf = ("--certificate", str(root / "leaf.pem"), "--chain", str(root / "odd.pem"))
+    text = refused(capsys, 1, model, *leaf)
+    assert f"compsec: {root / 'leaf.pem'}, {root / 'odd.pem'}: the signer's certificate" in text
+
+
+def test_a_pipe_is_no_signature_to_replace(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(model.parent / "out.sig")
+    text = refused(capsys, 2, model, "--output", str(model.parent / "out.sig"))
+    assert "is no signature, so it is not replaced" in text
+    text = refused(capsys, 2, model, "--output", str(model.parent / ("x" * 300)))
+    assert "cannot be written (File name too long)" in text

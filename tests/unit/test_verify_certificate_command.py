@@ -114,6 +114,102 @@ def test_it_says_what_it_verified(project: Path, capsys: Capture) -> None:
     assert f"c.intoto.json: verified and is about {project}/files, {project}/compsec.yaml" in out
 
 
+def test_it_says_what_a_reader_asks_next(project: Path, capsys: Capture) -> None:
+    assert verify(project) == 0
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    digest = hashlib.sha256((project / "pub.pem").read_bytes()).hexdigest()
+    at = lines.index(f"signed by  key sha256 {digest}")
+    assert "`sha256sum` of the public key's PEM file" in lines[at + 1]
+    assert "original   tiny, ./original" in lines
+    assert f"           sha256 {'6' * 64}  o.safetensors" in lines
+    assert "run with   float32 on cpu; max_new_tokens 16, decoding greedy, drafts auto" in lines
+    assert "           A CPU, Python 3.11.7" in lines
+    assert "           torch 2.9.0, bitsandbytes 0.50.2" in lines
+    assert (
+        "             limit 0.02, confidence 0.95, n 200, 200 prompts of own (version file), "
+        "judge refusal version 1" in lines
+    )
+    assert any(line.startswith("not shown  never run on it: over_refusal_preserved") for line in
+               lines)  # fmt: skip
+    assert (
+        "           anything but these prompts and data, greedy answers of at most 16 tokens, as "
+        "judged here" in lines
+    )
+
+
+def test_json_has_what_the_text_has(project: Path, capsys: Capture) -> None:
+    assert verify(project, "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    (check,) = data["checks"]
+    assert check["verdict"] == "PRESERVED"
+    assert check["summary"] == "PRESERVED: tiny-files refuses as before"
+    assert (check["limit"], check["confidence"], check["n"]) == (0.02, 0.95, 200)
+    assert check["measured_with"]["judge"]["version"] == "1"
+    assert check["measured_with"]["generation"]["max_new_tokens"] == 16
+    assert data["run_with"][0]["libraries"]["torch"] == "2.9.0"
+    assert data["original"]["files"] == [{"path": "o.safetensors", "sha256": "6" * 64}]
+    assert data["original"]["source"] == "./original"
+    assert "over_refusal_preserved" in data["not_run"]
+    assert "16 tokens" in data["not_shown"][-1]
+
+
+def test_a_certificate_that_says_less_is_said_to(project: Path, capsys: Capture) -> None:
+    """One of an earlier version, or signed by another tool: nothing breaks, nothing is guessed."""
+
+    def edit(statement: dict[str, Any]) -> None:
+        told = statement["predicate"]["configuration"][0]["annotations"]
+        for key in ("run_with", "not_run", "original"):
+            del told[key]
+        told["checks"] = [{"name": ["x"], "result": 1}, 7, {"measured_with": {"judge": "j"}}]
+
+    write(project, report_of(project), edit=edit)
+    assert verify(project) == 0
+    out = capsys.readouterr().out
+    assert "original   the certificate does not say with what it was compared" in out
+    assert "the certificate does not say with which libraries" in out
+    assert "not shown  the certificate does not say which checks were never run" in out
+    assert verify(project, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["not_run"] is None
+
+
+def test_a_refusal_comes_first_and_nothing_above_it_says_passed(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert verify(project, f"--model={project}/other") == 1
+    told = capfd.readouterr()
+    assert told.err.startswith(f"compsec: {project}/c.intoto.json: refused: model-1.safetensors")
+    first, second, *_ = told.out.splitlines()
+    assert first == f"{project}/c.intoto.json: REFUSED. The certificate itself says:"
+    assert second.startswith("  result     PASSED")
+    assert not any(line.startswith("result") for line in told.out.splitlines())
+
+
+def test_the_report_of_the_run_is_known_by_its_digest(project: Path, capsys: Capture) -> None:
+    from pytest_compsec.reports import json_report
+
+    own = project / "own.json"
+    ((_, text),) = json_report.files(own, report_of(project))
+    own.write_text(text, encoding="utf-8")
+    assert verify(project, f"--report={own}") == 0
+    out = capsys.readouterr().out
+    assert f"c.intoto.json: verified; {own} is the report of its run" in out
+    assert "report.json (what --compsec-report=NAME.json of that run wrote)" in out
+    assert "compared with no files" in out, "a report is no model"
+    own.write_text(text + " ", encoding="utf-8")
+    told = refused(capsys, verify(project, f"--report={own}", f"--model={project}/files"))
+    assert "own.json: is not the report of the run" in told
+
+    def without(statement: dict[str, Any]) -> None:
+        predicate = statement["predicate"]
+        kept = [one for one in predicate["configuration"] if one["name"] != "report.json"]
+        predicate["configuration"] = kept
+
+    write(project, report_of(project), edit=without)
+    told = refused(capsys, verify(project, f"--report={own}"))
+    assert "the certificate names no report" in told
+
+
 def test_json_says_the_same(project: Path, capsys: Capture) -> None:
     assert verify(project, "--json", f"--model={project}/files") == 0
     data = json.loads(capsys.readouterr().out)
@@ -173,6 +269,10 @@ def test_a_result_that_is_not_passed_is_refused_with_its_reasons(
             lambda one: one["predicate"]["configuration"][0]["annotations"].update(
                 objections=["o"]
             ),
+            "says PASSED, and objects: o",
+        ),
+        (
+            lambda one: one["predicate"]["configuration"][0]["annotations"].update(objections="o"),
             "says PASSED, and objects: o",
         ),
         (lambda one: one.update(predicateType="https://example.com/x"), "is unknown"),
@@ -235,6 +335,9 @@ def test_one_file_is_compared_by_its_digest(project: Path, capsys: Capture) -> N
     statement = statement_for(report_of(project), ARTEFACT)
     digest = hashlib.sha256(one.read_bytes()).hexdigest()
     statement["subject"] = [{"name": "model.gguf", "digest": {"sha256": digest}}]
+    configuration = statement["predicate"]["configuration"]
+    alone = [entry for entry in configuration if not entry["name"].startswith("artefact/")]
+    statement["predicate"]["configuration"] = alone
     (project / "c.intoto.json").write_text(sign_with_key(json.dumps(statement), KEY), "utf-8")
     assert verify(project, f"--model={one}") == 0
     capsys.readouterr()
@@ -242,6 +345,32 @@ def test_one_file_is_compared_by_its_digest(project: Path, capsys: Capture) -> N
     assert "is another file" in refused(capsys, verify(project, f"--model={one}"))
     write(project, report_of(project))
     assert "the certificate is about it" in refused(capsys, verify(project, f"--model={one}"))
+
+
+def test_one_file_of_a_directory_is_not_the_artefact(project: Path, capsys: Capture) -> None:
+    """Beside it a tokenizer or a template that nobody tested may lie."""
+
+    def edit(statement: dict[str, Any]) -> None:
+        statement["subject"] = [
+            {"name": "model-1.safetensors", "digest": {"sha256": digest}},
+        ]
+
+    digest = hashlib.sha256((project / "files" / "model-1.safetensors").read_bytes()).hexdigest()
+    write(project, report_of(project), edit=edit)
+    text = refused(capsys, verify(project, f"--model={project}/files/model-1.safetensors"))
+    assert "the certificate is about a directory in which config.json, tokenizer.json" in text
+    assert "Name that directory" in text
+
+
+def test_what_was_named_and_refused_is_not_asked_for_again(project: Path, capsys: Capture) -> None:
+    (project / "empty").mkdir()
+    assert verify(project, f"--model={project}/empty") == 1
+    told = capsys.readouterr()
+    assert "holds no weights" in told.err
+    assert "compared with no files" not in told.out
+    (project / "files" / "run.py").write_text("pass", encoding="utf-8")
+    assert verify(project, f"--model={project}/files") == 1
+    assert "pinned" not in capsys.readouterr().err, "nobody meant to pin anything"
 
 
 def test_a_model_with_an_adapter_on_top(project: Path, capsys: Capture) -> None:
@@ -296,6 +425,7 @@ def test_another_config_lock_or_pair_is_another_suite(project: Path, capsys: Cap
         (("--key=pub.pem", "--adapter=x"), "name it with --model"),
         (("--key=pub.pem", "--model=absent"), "absent: there is no such file or directory"),
         (("--key=pub.pem", "--config=absent.yaml"), "absent.yaml"),
+        (("--key=pub.pem", "--report=absent.json"), "absent.json: cannot be read"),
     ],
 )
 def test_wrong_usage_is_no_verdict(

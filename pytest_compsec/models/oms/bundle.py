@@ -21,6 +21,8 @@ MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 MAX_BYTES = 64 * 1024 * 1024
 _MAX_CERTIFICATES = 16
 Method = Literal["key", "certificates", "sigstore"]
+_IN_ENVELOPE = {"payload", "payloadType", "signatures"}
+_IN_SIGNATURE = {"sig", "keyid"}
 _MATERIAL: dict[str, Method] = {
     "publicKey": "key",
     "x509CertificateChain": "certificates",
@@ -52,7 +54,7 @@ def read_bundle(content: bytes, where: str) -> Bundle:
         )
     unknown = sorted(top.keys() - {"mediaType", "verificationMaterial", "dsseEnvelope"})
     if unknown:
-        raise IntegrityError(f"{where}: has an unknown part {unknown[0]!r}")
+        raise IntegrityError(f"{where}: has an unknown part {unknown[0][:80]!r}")
     material = top.get("verificationMaterial")
     if not isinstance(material, Mapping):
         raise IntegrityError(f"{where}: has no 'verificationMaterial', so nothing can verify it")
@@ -88,13 +90,17 @@ def bundle_text(envelope: Envelope, *, key_hint: str = "", chain: Sequence[bytes
     return json.dumps(value, indent=2) + "\n"
 
 
-def _envelope(value: object, where: str) -> Envelope:
+def _envelope(value: Any, where: str) -> Envelope:
     if value is None:
         raise IntegrityError(f"{where}: has no 'dsseEnvelope', so nothing was signed")
     try:
         envelope = envelope_of(value, where=where)
     except CompsecError as error:
         raise IntegrityError(str(error)) from None
+    parts = [(value, _IN_ENVELOPE), *((one, _IN_SIGNATURE) for one in value["signatures"])]
+    unknown = sorted(key for part, known in parts for key in part.keys() - known)
+    if unknown:
+        raise IntegrityError(f"{where}: its envelope has an unknown part {unknown[0][:80]!r}")
     if envelope.payload_type != IN_TOTO:
         raise IntegrityError(f"{where}: signs a {envelope.payload_type[:80]!r}, not {IN_TOTO!r}")
     if len(envelope.signatures) != 1:

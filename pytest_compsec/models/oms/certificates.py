@@ -2,19 +2,22 @@
 
 As model-signing does, the chain is judged at the time when the signer's certificate begins, for
 such a signature carries no time that anybody vouches for: it goes on to verify after the
-certificate ended, and nothing asks whether it was revoked. Stricter than model-signing: a
-certificate with extended key usages must be for signing code, so that a web server's is none.
+certificate ended, and nothing asks whether it was revoked. Stricter than model-signing: that time
+must have come; a certificate with extended key usages, the signer's or an authority's, must be for
+signing code, so that neither a web server's nor what issues those is; keys and hashes are strong.
 """
 
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pytest_compsec.errors import CompsecError, IntegrityError
-from pytest_compsec.signing.keys import require_cryptography
+from pytest_compsec.models.oms.curves import on_model_curve
+from pytest_compsec.signing.keys import LEAST_CURVE_BITS, LEAST_RSA_BITS, require_cryptography
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
 
 _Extension = TypeVar("_Extension", bound="x509.ExtensionType")
 _DEEPEST = 8
-_LEAST_RSA_BITS = 2048
 _HASHES = ("sha256", "sha384", "sha512")
 
 
@@ -34,7 +36,7 @@ def read_certificates(content: bytes, where: str) -> list[x509.Certificate]:
 
     try:
         return x509.load_pem_x509_certificates(content)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise CompsecError(f"{where}: holds no certificate in PEM form") from None
 
 
@@ -73,11 +75,8 @@ def signer_key(
         leaf = certificates[0]
         when = leaf.not_valid_before_utc
         problem = _leaf_problem(leaf)
-        if problem is None and not _leads(leaf, certificates[1:], trusted, when):
-            problem = (
-                "is not issued, directly or through the certificates beside it, by any of the "
-                f"{len(trusted)} that are trusted"
-            )
+        if problem is None:
+            problem = _way_problem(leaf, certificates[1:], trusted, when)
         key = leaf.public_key()
     except malformed as error:
         raise IntegrityError(f"{where}: a certificate in it cannot be read ({error})") from None
@@ -87,52 +86,44 @@ def signer_key(
     return key
 
 
-def _leads(
+def _way_problem(
     leaf: x509.Certificate,
     between: Sequence[x509.Certificate],
     trusted: Sequence[x509.Certificate],
     when: datetime.datetime,
-) -> bool:
+) -> str | None:
+    """Why no way leads from ``leaf`` up to one of ``trusted``; None when one does.
+
+    Level by level, so that certificates which issued each other cost no more than others do.
+    """
     if leaf in trusted:
-        return True
-
-    def climb(certificate: x509.Certificate, depth: int, seen: frozenset[bytes]) -> bool:
-        for issuer in [*trusted, *between]:
-            mark = _mark(issuer)
-            if mark in seen or not _may_issue(issuer, certificate, depth, when):
+        return None
+    issuers = {_mark(one): one for one in [*trusted, *between]}
+    level, hindrances = [leaf], dict[str, None]()
+    for below in range(_DEEPEST + 1):
+        above: dict[bytes, x509.Certificate] = {}
+        for subject, (mark, issuer) in itertools.product(level, issuers.items()):
+            if mark in above or not _issued(subject, issuer):
                 continue
-            if issuer in trusted:
-                return True
-            if depth < _DEEPEST and climb(issuer, depth + 1, seen | {mark}):
-                return True
-        return False
+            reason = _may_not_issue(issuer, subject, below, when)
+            if reason is None and issuer in trusted:
+                return None
+            if reason is None:
+                above[mark] = issuer
+            else:
+                hindrances[f"{_shown(issuer)} {reason}"] = None
+        level = list(above.values())
+    lines = [
+        "is not issued, directly or through the certificates beside it, by any of the "
+        f"{len(trusted)} that are trusted",
+        *hindrances,
+    ]
+    return "\n    ".join(lines)
 
-    return climb(leaf, 0, frozenset({_mark(leaf)}))
 
-
-def _may_issue(
-    issuer: x509.Certificate, subject: x509.Certificate, below: int, when: datetime.datetime
-) -> bool:
-    """Whether ``issuer`` signed ``subject`` and may: an authority, valid then, with at most as many
-    authorities ``below`` it as it allows."""
-    from cryptography import x509
+def _issued(subject: x509.Certificate, issuer: x509.Certificate) -> bool:
     from cryptography.exceptions import InvalidSignature
 
-    if not issuer.not_valid_before_utc <= when <= issuer.not_valid_after_utc:
-        return False
-    known = (x509.BasicConstraints, x509.KeyUsage, x509.ExtendedKeyUsage)
-    if any(one.critical and not isinstance(one.value, known) for one in issuer.extensions):
-        return False  # such as name constraints: not understood is not obeyed
-    constraints = _extension(issuer, x509.BasicConstraints)
-    if constraints is None or not constraints.ca:
-        return False
-    if constraints.path_length is not None and below > constraints.path_length:
-        return False
-    usage = _extension(issuer, x509.KeyUsage)
-    if usage is not None and not usage.key_cert_sign:
-        return False
-    if _weak_key(issuer) or not _strong_signature(subject):
-        return False
     try:
         subject.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, InvalidSignature):
@@ -140,10 +131,43 @@ def _may_issue(
     return True
 
 
+def _may_not_issue(
+    issuer: x509.Certificate, subject: x509.Certificate, below: int, when: datetime.datetime
+) -> str | None:
+    """Why ``issuer``, who signed ``subject``, may not have: not valid then, no authority, more
+    authorities ``below`` it than it allows, an authority for something else, or weak."""
+    from cryptography import x509
+
+    if not issuer.not_valid_before_utc <= when <= issuer.not_valid_after_utc:
+        return f"was not valid when it issued {_shown(subject)} ({when:%Y-%m-%d})"
+    known = (x509.BasicConstraints, x509.KeyUsage, x509.ExtendedKeyUsage)
+    for one in issuer.extensions:
+        # Not understood is not obeyed; names are constrained whether that is critical or not.
+        if isinstance(one.value, x509.NameConstraints) or (
+            one.critical and not isinstance(one.value, known)
+        ):
+            return f"has an extension that is not understood here ({one.oid.dotted_string})"
+    constraints = _extension(issuer, x509.BasicConstraints)
+    if constraints is None or not constraints.ca:
+        return "is no authority"
+    if constraints.path_length is not None and below > constraints.path_length:
+        return f"allows {constraints.path_length} authorities below it, and there are {below}"
+    usage = _extension(issuer, x509.KeyUsage)
+    if usage is not None and not usage.key_cert_sign:
+        return "may not issue certificates (its key usage leaves keyCertSign out)"
+    extended = _extension(issuer, x509.ExtendedKeyUsage)
+    if extended is not None and not _for_code(extended, any_purpose=True):
+        return "is an authority for something else (its extended key usage leaves codeSigning out)"
+    if _weak_key(issuer):
+        return "has a key that is too weak"
+    if not _strong_signature(subject):
+        return f"signed {_shown(subject)} with a hash that is not accepted"
+    return None
+
+
 def _leaf_problem(leaf: x509.Certificate) -> str | None:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID
 
     known = (x509.BasicConstraints, x509.KeyUsage, x509.ExtendedKeyUsage,
              x509.SubjectAlternativeName)  # fmt: skip
@@ -154,14 +178,30 @@ def _leaf_problem(leaf: x509.Certificate) -> str | None:
     extended = _extension(leaf, x509.ExtendedKeyUsage)
     if usage is not None and not usage.digital_signature:
         return "is not for signatures (its key usage leaves digitalSignature out)"
-    if extended is not None and ExtendedKeyUsageOID.CODE_SIGNING not in extended:
+    if extended is not None and not _for_code(extended, any_purpose=False):
         return "is not for signing code (its extended key usage leaves codeSigning out)"
     if usage is None and extended is None:
         return "does not say that it is for signatures (it has no key usage)"
     key = leaf.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey):
         return "has no elliptic curve key, which model signatures need"
+    if not on_model_curve(key):
+        return f"has a key on the curve {key.curve.name}; models are signed on P-256, P-384, P-521"
+    begin = leaf.not_valid_before_utc
+    if begin > datetime.datetime.now(datetime.timezone.utc):
+        return (
+            f"begins only at {begin:%Y-%m-%d %H:%M} UTC, so nothing can have been signed with it "
+            "yet (or the clock of this machine is wrong)"
+        )
     return None
+
+
+def _for_code(usage: x509.ExtendedKeyUsage, *, any_purpose: bool) -> bool:
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    if any_purpose and ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usage:
+        return True
+    return ExtendedKeyUsageOID.CODE_SIGNING in usage
 
 
 def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
@@ -174,10 +214,12 @@ def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extens
 
 
 def _weak_key(certificate: x509.Certificate) -> bool:
-    from cryptography.hazmat.primitives.asymmetric import rsa
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
     key = certificate.public_key()
-    return isinstance(key, rsa.RSAPublicKey) and key.key_size < _LEAST_RSA_BITS
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return key.curve.key_size < LEAST_CURVE_BITS
+    return isinstance(key, rsa.RSAPublicKey) and key.key_size < LEAST_RSA_BITS
 
 
 def _strong_signature(certificate: x509.Certificate) -> bool:

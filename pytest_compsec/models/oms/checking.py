@@ -10,10 +10,12 @@ from pathlib import Path
 from pytest_compsec.config.signatures import SIGNATURE_NAME, SignatureEntry
 from pytest_compsec.config.source_text import path_of
 from pytest_compsec.errors import CompsecError, IntegrityError
+from pytest_compsec.models.hashing import OpenFile
 from pytest_compsec.models.listing import Location, Problem, printable
 from pytest_compsec.models.lock import SourcePin
 from pytest_compsec.models.oms.bundle import MAX_BYTES, Bundle, read_bundle
 from pytest_compsec.models.oms.certificates import read_certificates, signer_key
+from pytest_compsec.models.oms.curves import on_model_curve
 from pytest_compsec.models.oms.keyless import verify_keyless
 from pytest_compsec.models.oms.manifest import compare_manifest
 from pytest_compsec.models.oms.pin import SignaturePin
@@ -141,10 +143,7 @@ def _key(bundle: Bundle, trusted: Mapping[str, bytes], where: str) -> keys.Publi
 
 def require_model_key(key: object, where: str) -> None:
     """Raise CompsecError for a key that the specification has no signatures of (4.2)."""
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    curves = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-    if isinstance(getattr(key, "curve", None), curves):
+    if on_model_curve(key):
         return
     raise CompsecError(
         f"{where}: models are signed with elliptic curve keys of P-256, P-384 or P-521 only "
@@ -168,7 +167,7 @@ def _check(
         statement,
         files.files,
         where=f"the signature {path.name}",
-        path_of=lambda name: location.directory / name,
+        open_file=lambda name: OpenFile(location, name),
         signature=real.relative_to(location.directory).as_posix() if inside else None,
         entry=files.entry,
     )
@@ -176,6 +175,9 @@ def _check(
 
 def _read(path: Path, what: str) -> bytes:
     try:
+        # Asked first, for opening a pipe waits for somebody who writes to it.
+        if path.exists() and not path.is_file():
+            raise IntegrityError(f"{what} {str(path)!r} is no regular file and is not opened")
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except OSError as error:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from pytest_compsec.errors import IntegrityError
-from pytest_compsec.models.hashing import CHUNK_BYTES
-from pytest_compsec.models.listing import Problem, printable
+from pytest_compsec.models.hashing import CHUNK_BYTES, OpenFile
+from pytest_compsec.models.listing import IGNORED, Problem, printable
 from pytest_compsec.models.lock import FilePin
 from pytest_compsec.models.oms.statement import (
     DIGEST_BYTES,
@@ -35,14 +35,14 @@ def compare_manifest(
     files: Sequence[FilePin],
     *,
     where: str,
-    path_of: Callable[[str], Path],
+    open_file: Callable[[str], OpenFile],
     signature: str | None = None,
     entry: str | None = None,
 ) -> list[Problem]:
     """Every difference between what was signed and the pinned files.
 
     Where whole files are signed with sha256 the pins are compared and nothing is read; else each
-    file (``path_of`` its name) is hashed in both ways, and must still be the pinned one.
+    file (``open_file`` of its name) is hashed in both ways, and must still be the pinned one.
     ``signature`` is the name of the signature among the files, ``entry`` the one file of a source
     that is a file: of such a source nothing else is opened, so nothing else is asked for.
     """
@@ -55,7 +55,7 @@ def compare_manifest(
     pinned = {file.name: file for file in files if file.name != signature}
     if entry is None:
         for name in sorted(signed.keys() - pinned.keys()):
-            message = f"{printable(name)}: is signed ({where}) and missing"
+            message = f"{printable(name)}: is signed ({where}) and {_why_missing(name)}"
             problems.append(Problem("missing", name, message, signed[name][0].digest))
     for name, file in sorted(pinned.items()):
         if name not in signed:
@@ -63,10 +63,20 @@ def compare_manifest(
             if reason is not None:
                 problems.append(Problem("extra", name, reason, found=file.sha256))
             continue
-        problem = _compare(file, signed[name], statement.serialization, where, path_of)
+        problem = _compare(file, signed[name], statement.serialization, where, open_file)
         if problem is not None:
             problems.append(problem)
     return problems
+
+
+def _why_missing(name: str) -> str:
+    for notes in IGNORED:
+        if PurePosixPath(name).is_relative_to(notes):
+            return (
+                f"never looked at here: {notes} holds notes of a download. Sign the model without "
+                "it (model-signing: `--ignore-paths DIR/.cache`)"
+            )
+    return "missing"
 
 
 def _plain(name: str, entry: str | None) -> str:
@@ -104,7 +114,7 @@ def _compare(
     signed: Sequence[Resource],
     serialization: Serialization,
     where: str,
-    path_of: Callable[[str], Path],
+    open_file: Callable[[str], OpenFile],
 ) -> Problem | None:
     if serialization.method == "files":
         if len(signed) != 1:  # as "." and by its name
@@ -115,11 +125,26 @@ def _compare(
             return _differs(file, where, f"sha256 {signed[0].digest}", f"sha256 {file.sha256}")
     wanted = sorted(signed, key=lambda one: one.start or 0)
     step = serialization.shard_size or max(file.size, 1)
-    spans = [(start, min(start + step, file.size)) for start in range(0, file.size, step)]
-    if serialization.method == "shards" and [(one.start, one.end) for one in wanted] != spans:
+    starts = range(0, file.size, step)  # Never listed: of tiny shards there may be too many.
+    if serialization.method == "shards" and (
+        len(wanted) != len(starts)
+        or any(
+            (one.start, one.end) != (start, min(start + step, file.size))
+            for one, start in zip(wanted, starts, strict=True)
+        )
+    ):
         signed_parts = f"{len(wanted)} shards up to byte {wanted[-1].end}"
-        return _differs(file, where, signed_parts, f"{file.size} bytes in {len(spans)} shards")
-    found = _digests(path_of(file.name), file, step, serialization.hash_type)
+        return _differs(file, where, signed_parts, f"{file.size} bytes in {len(starts)} shards")
+    try:
+        whole, found = _digests(open_file, file.name, step, serialization.hash_type)
+    except IntegrityError as error:
+        return _refused(file.name, f"{error}, so it is not compared with {where}")
+    if whole != file.sha256 or len(found) != len(wanted):
+        message = (
+            f"{printable(file.name)}: is no longer the pinned file, so it is not compared with "
+            f"{where}\n    pinned sha256 {file.sha256}\n    found  sha256 {whole}"
+        )
+        return Problem("changed", file.name, message, file.sha256, whole)
     for resource, digest in zip(wanted, found, strict=True):
         if resource.digest != digest:
             part = "" if resource.start is None else f" of bytes {resource.start}-{resource.end}"
@@ -128,28 +153,31 @@ def _compare(
     return None
 
 
-def _digests(path: Path, file: FilePin, step: int, algorithm: str) -> list[str]:
-    """The digest of every ``step`` bytes, of the very bytes whose sha256 is the pinned one."""
+def _digests(
+    open_file: Callable[[str], OpenFile], name: str, step: int, algorithm: str
+) -> tuple[str, list[str]]:
+    """The sha256 of a file and the digest of every ``step`` bytes, read at once so that both are of
+    the very same bytes. Raises IntegrityError when it cannot be read."""
     assert algorithm in DIGEST_BYTES  # the statement's reader saw to it
     whole = hashlib.sha256()
     parts = [hashlib.new(algorithm)]
     filled = 0
-    with open(os.path.realpath(path), "rb") as stream:  # noqa: PTH123
-        while chunk := stream.read(min(CHUNK_BYTES, step - filled)):
+    file = open_file(name)
+    try:
+        while chunk := os.read(file.descriptor, min(CHUNK_BYTES, step - filled)):
             whole.update(chunk)
             parts[-1].update(chunk)
             filled += len(chunk)
             if filled == step:
                 parts.append(hashlib.new(algorithm))
                 filled = 0
+    except OSError as error:
+        raise IntegrityError(f"{file.shown}: cannot be read ({error.strerror})") from None
+    finally:
+        file.close()
     if filled == 0 and len(parts) > 1:
         parts.pop()
-    if whole.hexdigest() != file.sha256:
-        raise IntegrityError(
-            f"{printable(file.name)}: was changed while its signature was being checked\n"
-            f"    pinned sha256 {file.sha256}\n    found  sha256 {whole.hexdigest()}"
-        )
-    return [part.hexdigest() for part in parts]
+    return whole.hexdigest(), [part.hexdigest() for part in parts]
 
 
 def _differs(file: FilePin, where: str, signed: str, found: str) -> Problem:

@@ -14,11 +14,16 @@ def name_problem(name: str) -> str | None:
     """Why ``name`` is no plain relative POSIX path inside a directory; None when it is one."""
     shown = printable(name)
     path = PurePosixPath(name)
-    if not name or not name.isprintable():
-        return f"the name {shown!r} is empty or holds control characters"
+    if not name:
+        return "the name is empty"
+    if not name.isprintable():
+        # Also spaces that look like others (U+00A0, U+3000): they would be mistaken for another.
+        return f"the name '{shown}' holds control characters or unusual spaces"
     if "\\" in name:
         return f"the name {shown!r} holds a backslash, which is a separator on some systems"
-    if path.is_absolute() or _DRIVE.match(name) is not None:
+    if _DRIVE.match(name) is not None:
+        return f"the name {shown!r} begins like a drive of Windows, which leads elsewhere there"
+    if path.is_absolute():
         return f"the name {shown!r} is absolute and leads out of the model's directory"
     if ".." in path.parts:
         return f"the name {shown!r} leads out of the model's directory"

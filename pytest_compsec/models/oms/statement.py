@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytest_compsec.errors import IntegrityError
+from pytest_compsec.models.listing import printable
 from pytest_compsec.models.oms.names import name_problem
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -103,7 +104,9 @@ def parse_statement(payload: bytes, where: str) -> Statement:
             "hashed. Sign the model again"
         )
     _require(kind == PREDICATE_TYPE, where, f"its predicate is {kind!r}, not {PREDICATE_TYPE!r}")
+    top.allow("_type", "subject", "predicateType", "predicate")
     predicate = top.object("predicate")
+    predicate.allow("resources", "serialization")
     serialization = _serialization(predicate.object("serialization"))
     resources = tuple(
         _resource(_Fields(item, where, "a resource of its statement"), serialization)
@@ -116,12 +119,13 @@ def parse_statement(payload: bytes, where: str) -> Statement:
     subjects = top.list("subject")
     _require(len(subjects) == 1, where, f"it has {len(subjects)} subjects, and one is a model's")
     subject = _Fields(subjects[0], where, "its subject")
+    _require(bool(subject.text("name")), where, "its subject has no name")
     digest = subject.object("digest").text("sha256")
     found = root_digest(resources)
     if digest != found:
         raise IntegrityError(
             f"{where}: its subject is not the digest of the files that it lists\n"
-            f"    subject sha256 {digest}\n    listed  sha256 {found}"
+            f"    subject sha256 {printable(digest[:80])}\n    listed  sha256 {found}"
         )
     return Statement(subject.text("name"), digest, resources, serialization)
 
@@ -151,6 +155,7 @@ def statement_bytes(statement: Statement) -> bytes:
 
 
 def _serialization(fields: _Fields) -> Serialization:
+    fields.allow("method", "hash_type", "shard_size", "allow_symlinks", "ignore_paths")
     method, hash_type = fields.text("method"), fields.text("hash_type")
     if method not in ("files", "shards"):
         raise fields.error(f"hashes by the method {method!r}; known here: files, shards")
@@ -212,6 +217,11 @@ def _require(fine: bool, where: str, message: str) -> None:
         raise IntegrityError(f"{where}: {message}")
 
 
+_KINDS: Mapping[type[Any], str] = {
+    str: "text", list: "list", dict: "object", bool: "true or false in",
+}  # fmt: skip
+
+
 class _Fields:
     """A JSON object that knows where it stands, so that every complaint can say so."""
 
@@ -225,10 +235,16 @@ class _Fields:
     def error(self, message: str) -> IntegrityError:
         return IntegrityError(f"{self.where}: {self.what} {message}")
 
+    def allow(self, *keys: str) -> None:
+        """Refuse any other key: the schema has no others, and they may change what is meant."""
+        unknown = sorted(self.values.keys() - set(keys))
+        if unknown:
+            raise self.error(f"has an unknown part {unknown[0][:80]!r}")
+
     def get(self, key: str, kind: type[Any]) -> Any:
         value = self.values.get(key)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise self.error(f"has no {kind.__name__} {key!r}")
+        if not isinstance(value, kind):
+            raise self.error(f"has no {_KINDS[kind]} {key!r}")
         return value
 
     def text(self, key: str) -> str:

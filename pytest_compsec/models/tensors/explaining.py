@@ -2,7 +2,8 @@
 
 The header of a file that is not the pinned one may be anybody's, so it is compared as bytes and
 never read. Of it only the number at its start is used, to find the tensors again after a header
-that grew or shrank, and a lie there only makes more tensors differ.
+that grew or shrank, and a lie there only makes more tensors differ. A header that is another one
+may call the same bytes something else, so nothing is said then of tensors, only of pinned bytes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from pytest_compsec.models.lock import SourcePin
 from pytest_compsec.models.tensors.sidecar import FileTable, Tables, digest_between
 
 _SHOWN = 10
+_OTHER_HEADER = (
+    "the header differs (names, types, shapes or metadata) and may call any bytes by any name"
+)
 
 
 def explain_problems(
@@ -82,7 +86,7 @@ def _words(descriptor: int, table: FileTable, expected: str) -> str:
     missing = table.size + shift - size
     parts = []
     if not same_header:
-        parts.append("the header differs (names, types, shapes or metadata)")
+        parts.append(_OTHER_HEADER)
     if differing:
         parts.append(f"{len(differing)} of {total} tensors differ: {_names(differing)}")
     if missing > 0:
@@ -92,7 +96,8 @@ def _words(descriptor: int, table: FileTable, expected: str) -> str:
     if missing < 0:
         parts.append(f"{-missing} extra bytes follow")
     if not changed:
-        parts.append("no tensor differs")
+        there = f"the pinned bytes of all {total} tensors are there"
+        parts.append("no tensor differs" if same_header else there)
     if same_header and not changed and missing == 0:
         parts.append("bytes between the tensors do")
     return "; ".join(parts)

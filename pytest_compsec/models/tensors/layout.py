@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from pytest_compsec.errors import LoadError, MissingExtraError
+from pytest_compsec.models.listing import printable
 
 _LONGEST_HEADER = 100_000_000
+#: More than any library makes; multiplying thousands of large sizes would take hours.
+_MOST_DIMENSIONS = 64
+#: What readers raise for a header that lies, such as about the length of a text (MemoryError).
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError,
+              MemoryError, OSError)  # fmt: skip
 #: Bits of an element (https://github.com/huggingface/safetensors, ``Dtype``); of a type that is not
 #: listed here only the offsets are checked.
 _BITS = {
@@ -58,10 +64,11 @@ def layout_of(path: Path, name: str) -> Layout | None:
     try:
         found = read(path)
         _check(found, os.path.getsize(path))  # noqa: PTH202
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+    except _MALFORMED as error:
+        reason = str(error) or type(error).__name__
         raise LoadError(
-            f"{name}: its header does not fit the file ({error}), so its tensors cannot be "
-            "told apart. Fetch it again, or pin without --tensors"
+            f"{printable(name)}: its header does not fit the file ({printable(reason)}), so its "
+            "tensors cannot be told apart. Fetch it again, or pin without --tensors"
         ) from None
     return found
 
@@ -79,7 +86,11 @@ def _safetensors(path: Path) -> Layout:
             continue
         first, last = (_whole(offset) for offset in entry["data_offsets"])
         shape = tuple(_whole(size) for size in entry["shape"])
-        dtype = str(entry["dtype"])
+        if len(shape) > _MOST_DIMENSIONS:
+            raise ValueError(f"a tensor of {len(shape)} dimensions")
+        dtype = entry["dtype"]
+        if not isinstance(dtype, str):
+            raise ValueError("a type is no text")
         bits = _BITS.get(dtype)
         if bits is not None and bits * math.prod(shape) != 8 * (last - first):
             raise ValueError(f"{name!r} takes {last - first} bytes, its shape says otherwise")
@@ -112,6 +123,9 @@ def _gguf(path: Path) -> Layout:
 def _check(layout: Layout, size: int) -> None:
     end = layout.data_start
     for place in layout.tensors:
+        # JSON can hold halves of UTF-16 pairs, which cannot be written in a file of UTF-8.
+        if any("\ud800" <= char <= "\udfff" for char in place.name + place.dtype):
+            raise ValueError(f"the name or type of {place.name!r} is no text")
         if place.start < end or place.end < place.start:
             raise ValueError(f"{place.name!r} overlaps what is before it")
         if place.end > size:

@@ -156,7 +156,7 @@ def _known(loaded: LoadedConfig, previous: Lock | None) -> Tables:
         return {}
     try:
         return read_sidecar(loaded.root, previous.tensors)
-    except IntegrityError:
+    except (IntegrityError, ConfigError):  # other bytes, or of a newer release
         return {}  # it is written anew, from the files themselves
 
 

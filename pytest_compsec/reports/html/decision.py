@@ -8,6 +8,7 @@ from typing import Literal
 
 from pytest_compsec.reports.facts import CollectedCheck, Report
 from pytest_compsec.reports.html.words import WORST_FIRST, count
+from pytest_compsec.reports.text import one_line
 from pytest_compsec.verdict import CheckResult, Verdict
 
 #: Verdict of the whole: nothing speaks against it, something does, or it cannot be told.
@@ -141,6 +142,9 @@ def _sentences(report: Report) -> list[str]:
     elif facts.exit_status != 0 and not bad and results and not facts.integrity:
         found.append(f"pytest ended with exit status {facts.exit_status}.")
     found += _left_out_sentence(report)
+    if facts.selection:
+        chosen = one_line("; ".join(facts.selection), 200)
+        found.append(f"Tests were chosen with {chosen}: what that left out may be missing here.")
     answers = sum(result.answers for result in results)
     if answers:
         cached = sum(result.answers_cached for result in results)

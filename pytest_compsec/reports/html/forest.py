@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pytest_compsec.checks.estimates import POINTS
 from pytest_compsec.checks.wording import points
-from pytest_compsec.reports.html.shown_text import visible
+from pytest_compsec.reports.html.shown_text import short
 from pytest_compsec.reports.html.svg import COLOURS, MARKERS, Drawing, drawing
 from pytest_compsec.reports.html.words import CLASSES, anchor, check_title
-from pytest_compsec.reports.text import one_line
 from pytest_compsec.verdict import CheckResult, Verdict
 
 #: More rows than anybody looks at; the table below the drawing has them all.
@@ -46,6 +46,12 @@ class ForestRow:
         return f"{points(self.change)} [{points(self.lower)}, {points(self.upper)}]"
 
     @property
+    def finite(self) -> bool:
+        """Whether it can be drawn: JSON has None for a number that was not finite."""
+        numbers: tuple[float | None, ...] = (self.change, self.lower, self.upper, self.limit)
+        return all(number is not None and math.isfinite(number) for number in numbers)
+
+    @property
     def allowed(self) -> str:
         return f"{100 * self.limit:.1f}"
 
@@ -69,7 +75,7 @@ def forest_of(results: Sequence[CheckResult]) -> Forest:
     rows: list[ForestRow] = []
     others: dict[str, None] = {}
     for place, result in enumerate(results):
-        found = list(_rows(result, anchor(place)))
+        found = [row for row in _rows(result, anchor(place)) if row.finite]
         rows += found
         if not found:
             others.setdefault(f"{check_title(result)} of {result.pair}")
@@ -143,7 +149,7 @@ def _draw(figure: Any, rows: Sequence[ForestRow], compressed: bool, narrow: bool
     for at, (what, found) in enumerate(groups):
         y += (1.15 if at else 0.9) * step
         axes.annotate(
-            _short(what, 36 if narrow else 60),
+            short(what, 36 if narrow else 60),
             xy=(0, y),
             xycoords=("axes fraction", "data"),
             xytext=(0 if narrow else -3.5, 0),
@@ -162,7 +168,7 @@ def _draw(figure: Any, rows: Sequence[ForestRow], compressed: bool, narrow: bool
                 _above(axes, row, y - 0.62)
             else:
                 ticks.append(y)
-                labels.append(_short(row.pair, 36))
+                labels.append(short(row.pair, 36))
                 axes.annotate(
                     row.numbers,
                     xy=(1, y),
@@ -221,7 +227,7 @@ def _bar(axes: Any, row: ForestRow, y: float, half: float, end: float) -> None:
 
 def _above(axes: Any, row: ForestRow, y: float) -> None:
     """The name and the numbers of a bar on their own line, where there is no room beside it."""
-    for text, place, side in ((_short(row.pair, 18), 0, "left"), (row.numbers, 1, "right")):
+    for text, place, side in ((short(row.pair, 18), 0, "left"), (row.numbers, 1, "right")):
         axes.annotate(
             text,
             xy=(place, y),
@@ -232,7 +238,3 @@ def _above(axes: Any, row: ForestRow, y: float) -> None:
             annotation_clip=False,
             bbox=_BEHIND,
         )
-
-
-def _short(text: str, limit: int) -> str:
-    return one_line(visible(text), limit)

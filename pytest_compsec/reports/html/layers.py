@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_compsec.reports.html.shown_text import visible
+from pytest_compsec.reports.html.shown_text import short, visible
 from pytest_compsec.reports.html.svg import COLOURS, Drawing, drawing
 from pytest_compsec.reports.html.words import CLASSES, anchor, check_title
-from pytest_compsec.reports.text import one_line
 from pytest_compsec.verdict import CheckResult
 
 MOST_BARS = 24
@@ -92,7 +91,7 @@ def _draw(figure: Any, rows: Sequence[LayerRow], limit: float, narrow: bool) -> 
     axes.barh(places, values, height=0.42 if narrow else 0.68, color=colours)
     axes.axvline(100 * limit, color=COLOURS["limit"], linewidth=1.2, dashes=(3, 2))
     axes.set_xlim(0, max(*values, 100 * limit, 0.1) * 1.12)
-    names = [one_line(visible(row.name), 34 if narrow else 52) for row in rows]
+    names = [short(row.name, 34 if narrow else 52) for row in rows]
     if narrow:
         axes.set_yticks([])
         for place, name in zip(places, names, strict=True):

@@ -54,7 +54,7 @@ def overview_of(report: Report) -> Overview:
             Item(reason(check), "absent")
         )
     names = tuple(sorted(checks))
-    pairs = sorted(items, key=lambda pair: (_rank(results.get(pair, [])), pair))
+    pairs = sorted(items, key=lambda pair: (*_rank(results.get(pair, [])), pair))
     return Overview(
         names,
         tuple(
@@ -75,7 +75,7 @@ def _item(result: CheckResult, place: int) -> Item:
         CLASSES[result.verdict],
         _number(result),
         anchor(place),
-        result.expected,
+        result.expected and result.verdict is not Verdict.PRESERVED,
     )
 
 
@@ -101,9 +101,11 @@ def _worst(results: list[CheckResult]) -> Verdict | None:
     return next((verdict for verdict in WORST_FIRST if verdict in found), None)
 
 
-def _rank(results: list[CheckResult]) -> int:
+def _rank(results: list[CheckResult]) -> tuple[int, int]:
+    """By the worst verdict, then by how many checks are not PRESERVED: the most first."""
     worst = _worst(results)
-    return len(WORST_FIRST) if worst is None else WORST_FIRST.index(worst)
+    place = len(WORST_FIRST) if worst is None else WORST_FIRST.index(worst)
+    return place, -sum(result.verdict is not Verdict.PRESERVED for result in results)
 
 
 def _told(results: list[CheckResult]) -> str:

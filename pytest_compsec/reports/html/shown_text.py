@@ -12,6 +12,8 @@ import re
 import sys
 import unicodedata
 
+from pytest_compsec.reports.text import ELLIPSIS, one_line
+
 #: Joiners of emoji and of several scripts; they act on their neighbours alone.
 _HARMLESS = frozenset("\u200c\u200d")
 _KEPT = frozenset("\n\t")
@@ -45,6 +47,16 @@ def _hidden_characters() -> re.Pattern[str]:
             ranges.append((code, code))
     parts = "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges)
     return re.compile(f"[{parts}]")
+
+
+def short(name: str, limit: int) -> str:
+    """A name on one line of at most ``limit`` characters. What is left out is in its middle: the
+    variants of one model differ at their ends."""
+    line = one_line(visible(name), 10_000)
+    if len(line) <= limit:
+        return line
+    end = (limit - 1) * 2 // 3
+    return f"{line[: limit - 1 - end]}{ELLIPSIS}{line[-end:]}"
 
 
 def cut(text: str, limit: int, around: int = 0) -> str:

@@ -22,7 +22,7 @@ from pytest_compsec.checks.precision_policy import (
 )
 from pytest_compsec.checks.safety_evidence import weigh
 from pytest_compsec.models import matrix_bits
-from pytest_compsec.models.arm import Arm, StagedFiles, digest_of
+from pytest_compsec.models.arm import Arm, Code, Runtime, StagedFiles, digest_of
 from pytest_compsec.models.artefact_facts import artefact_facts
 from pytest_compsec.reports.certificate import statement_for
 from pytest_compsec.signing.certificates import sign_with_key
@@ -164,8 +164,10 @@ def changed(change: Callable[[dict[str, Any], dict[str, Any]], object]) -> dict[
     [
         (lambda one, told: one["predicate"].update(result="FAILED"), "its result is FAILED"),
         (lambda one, told: one["predicate"].update(result="WARNED"), "its result is WARNED"),
-        (lambda one, told: one["predicate"].update(failedTests=["x"]), "1 tests failed"),
-        (lambda one, told: one["predicate"].update(warnedTests=["x"]), "its result is PASSED"),
+        (lambda one, told: one["predicate"].update(failedTests=["x"]), "a failed test: x"),
+        (lambda one, told: one["predicate"].update(warnedTests=["x"]), "with a warning: x"),
+        (lambda one, told: told.update(objections=["o"]), "says PASSED, and objects: o"),
+        (lambda one, told: told.update(objections="o"), "says PASSED, and objects: o"),
         (
             lambda one, told: one["subject"][0]["digest"].update(sha256="9" * 64),
             "model.safetensors (weights): is another file",
@@ -185,6 +187,20 @@ def changed(change: Callable[[dict[str, Any], dict[str, Any]], object]) -> dict[
             "tokenizer.json (a file that decides answers): is another",
         ),
         (lambda one, told: told["artefact"].update(asked_with="9"), "another system prompt"),
+        (lambda one, told: told.pop("artefact"), "another system prompt"),
+        (lambda one, told: told.update(artefact=[]), "another system prompt"),
+        (lambda one, told: told["artefact"].update(dtype_asked="float32"), "loaded as float32"),
+        (
+            lambda one, told: told["artefact"].update(runtime={"name": "llama-cpp"}),
+            "another program ran it",
+        ),
+        (lambda one, told: told["artefact"].update(runtime="x"), "another program ran it"),
+        (
+            lambda one, told: one["predicate"]["configuration"].append(
+                {"name": "code", "digest": {"sha256": "9" * 64}}
+            ),
+            "other code made the model",
+        ),
         (lambda one, told: told["original"].update(weights_digest="9"), "another original"),
         (lambda one, told: told.pop("original"), "another original"),
         (lambda one, told: told.pop("checks"), "has no result in this run"),
@@ -236,6 +252,12 @@ def test_another_arm_or_a_derived_one_never_counts(pair: Any) -> None:
         "tiny", "int8", staged(), recipe=make_recipe("quantize", method="bitsandbytes", bits=8)
     )
     assert "export a derived variant" in reasons(Pair(root, derived))[0]
+    loaded = dataclasses.replace(COMPRESSED, dtype="bfloat16")
+    assert any("and here it is as bfloat16" in text for text in reasons(Pair(root, loaded)))
+    runtime = dataclasses.replace(COMPRESSED, runtime=Runtime("llama-cpp", {}))
+    assert any("another program ran it" in text for text in reasons(Pair(root, runtime)))
+    code = dataclasses.replace(COMPRESSED, code=Code("./net.py:make", None))
+    assert any("other code made the model" in text for text in reasons(Pair(root, code)))
     asked = dataclasses.replace(COMPRESSED, system="Refuse everything.")
     assert any("another system prompt" in text for text in reasons(Pair(root, asked)))
     elsewhere = Arm("tiny", None, staged(other))

@@ -197,7 +197,7 @@ def test_an_alias_bomb_is_refused_without_being_expanded(tmp_path: Path) -> None
 
 
 def test_a_missing_file_names_the_command_that_writes_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"compsec\.yaml:1: there is no such file.*compsec init"):
+    with pytest.raises(ConfigError, match=r"compsec\.yaml: there is no such file.*compsec init"):
         load_config(tmp_path / "compsec.yaml")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from pytest_compsec.models.tensors.sidecar import SIDECAR_NAME, FileTable, table
 from pytest_compsec.models.verification import verify_lock
 from tests.unit.models.tiny_files import CONFIG, open_inputs, write_suite
 
+OTHER_HEADER = (
+    "the header differs (names, types, shapes or metadata) and may call any bytes by any name"
+)
 NAMES = ("a.weight", "b.weight", "c.bias", "empty")
 
 
@@ -128,6 +131,21 @@ def test_a_sidecar_that_is_not_the_pinned_one_is_refused(config: Path, fault: st
         open_inputs(config)
 
 
+def test_a_sidecar_of_another_release_is_written_anew(config: Path) -> None:
+    pin(config, tensors=True)
+    sidecar, lock = config.with_name(SIDECAR_NAME), config.with_name("compsec.lock")
+    before = sidecar.read_bytes()
+    newer = before.replace(b'"version": 1', b'"version": 2')
+    sidecar.write_bytes(newer)
+    text = lock.read_text("utf-8")
+    old, new = (hashlib.sha256(content).hexdigest() for content in (before, newer))
+    lock.write_text(text.replace(old, new), encoding="utf-8")
+    assert "this release reads version 1" in said(config)
+    pin(config)
+    assert sidecar.read_bytes() == before
+    assert said(config) == ""
+
+
 def test_an_edited_lock_entry_is_refused_too(config: Path) -> None:
     pin(config, tensors=True)
     lock = config.with_name("compsec.lock")
@@ -190,11 +208,46 @@ def test_what_did_not_change_is_not_said(pinned: Pinned) -> None:
 
 def test_other_metadata_are_told_from_other_tensors(pinned: Pinned) -> None:
     text = explained(pinned, weights(metadata={"format": "pt", "note": "x" * 50}))
-    assert text == "the header differs (names, types, shapes or metadata); no tensor differs"
+    assert text == f"{OTHER_HEADER}; the pinned bytes of all 4 tensors are there"
     contents = dict(zip(NAMES, (b"\x00" * 32, b"\x09" * 32, b"\x02" * 32, b""), strict=True))
     text = explained(pinned, weights(contents, metadata={"format": "pt"}))
-    assert text.startswith("the header differs")
+    assert text.startswith(OTHER_HEADER)
     assert text.endswith("1 of 4 tensors differ: b.weight")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.replace(b'"F32"', b'"I32"'),
+        lambda content: content.replace(b"a.weight", b"x.weight"),
+        lambda content: content.replace(b"[0, 32]", b"[8, 40]"),
+        lambda content: (
+            content.replace(b"a.weight", b"-").replace(b"b.weight", b"a.weight")
+            .replace(b"-", b"b.weight")
+        ),
+        lambda content: relabelled(content),
+    ],
+    ids=["types", "a name", "places", "names exchanged", "other bytes under the old names"],
+)  # fmt: skip
+def test_another_header_is_never_said_to_leave_the_tensors_as_they_were(
+    pinned: Pinned, change: Callable[[bytes], bytes]
+) -> None:
+    """Whatever the header calls them: its bytes are there, and nobody reads what they are now."""
+    text = explained(pinned, change(weights()))
+    assert text.startswith(OTHER_HEADER)
+    assert "no tensor differs" not in text
+    assert text.endswith("the pinned bytes of all 4 tensors are there")
+
+
+def relabelled(content: bytes) -> bytes:
+    """The old bytes where they were, and other ones behind them, which the header points to."""
+    data = content[-96:]
+    header = {
+        name: {"dtype": "F32", "shape": [8], "data_offsets": [96 + 32 * index, 128 + 32 * index]}
+        for index, name in enumerate(NAMES[:3])
+    }
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data + b"\x09" * 96
 
 
 def test_a_truncated_file_names_what_is_cut_off(pinned: Pinned) -> None:
@@ -228,8 +281,8 @@ def test_only_some_of_many_names_are_shown(tmp_path: Path) -> None:
 
 
 def hostile() -> Iterator[tuple[str, bytes]]:
-    def file(entry: object, data: bytes = b"\x00" * 8) -> bytes:
-        text = json.dumps({"w": entry}).encode()
+    def file(entry: object, data: bytes = b"\x00" * 8, name: str = "w") -> bytes:
+        text = json.dumps({name: entry}).encode()
         return struct.pack("<Q", len(text)) + text + data
 
     def entry(*offsets: object, shape: object = (2,), dtype: str = "F32") -> dict[str, object]:
@@ -242,6 +295,11 @@ def hostile() -> Iterator[tuple[str, bytes]]:
     yield "other shape", file(entry(0, 8, shape=[1 << 62, 1 << 62]))
     yield "no offsets", file({"dtype": "F32"})
     yield "not an object", file([])
+    yield "nested", struct.pack("<Q", 200_000) + b"[" * 200_000
+    yield "name is no text", file(entry(0, 8), name="\ud800")
+    yield "type is no text", file(entry(0, 8, dtype="\ud800"))
+    yield "type is an object", file({**entry(0, 8), "dtype": {}})
+    yield "too many dimensions", file(entry(0, 8, shape=[1 << 62] * 200_000))
     yield "header beyond the end", struct.pack("<Q", 1 << 62) + b"{}"
     yield "twice", struct.pack("<Q", 16) + b'{"w":{},"w": {}}'
     overlap = json.dumps({"w": entry(0, 8), "v": entry(4, 12)}).encode()

@@ -14,6 +14,7 @@ PAIR, CONFIG = "tiny-files", "suite/compsec.yaml"
 ARTEFACT = Artefact(PAIR, CONFIG)
 LOCK, DIGEST = "1" * 64, "2" * 64
 WEIGHTS = {"path": "model.safetensors", "sha256": "a" * 64, "size": 9, "role": "weights"}
+ORIGINAL_WEIGHTS = {"path": "o.safetensors", "sha256": "6" * 64, "size": 9, "role": "weights"}
 FILES = (
     {"path": "config.json", "sha256": "b" * 64, "size": 2, "role": "config"},
     WEIGHTS,
@@ -25,7 +26,15 @@ FILES = (
 def provenance(**compressed: Any) -> dict[str, Any]:
     return {
         "lock_digest": LOCK,
-        "original": {"name": "tiny", "source": "./original", "weights_digest": "0" * 64},
+        "original": {
+            "name": "tiny",
+            "source": "./original",
+            "weights_digest": "0" * 64,
+            "files": [dict(ORIGINAL_WEIGHTS)],
+            "served": None,
+            "dtype": "float32",
+            "device": "cpu",
+        },
         "compressed": {
             "name": PAIR,
             "source": "./files",
@@ -41,6 +50,14 @@ def provenance(**compressed: Any) -> dict[str, Any]:
         },
         "prompts": {"name": "own", "version": "file", "digest": "e" * 64, "count": 200},
         "judge": {"name": "refusal", "version": "1", "digest": "f" * 64, "cached": 0},
+        "generation": {"max_new_tokens": 16, "decoding": "greedy", "drafts": "auto"},
+        "libraries": {"torch": "2.9.0", "bitsandbytes": "0.50.2", "hqq": None},
+        "machine": {
+            "processor": "x86_64",
+            "processor_model": "A CPU",
+            "gpus": [],
+            "python": "3.11.7",
+        },
     }
 
 

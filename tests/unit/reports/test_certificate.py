@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_compsec.errors import CompsecError
-from pytest_compsec.reports import certificate, json_report
+from pytest_compsec.reports import certificate, json_report, kinds
 from pytest_compsec.reports.certificate import files, remarks, statement_for
 from pytest_compsec.reports.certificate_objections import Artefact
 from pytest_compsec.reports.facts import Report, SuiteFacts
@@ -129,7 +129,21 @@ def test_what_has_no_pinned_weight_files_gets_no_certificate(
 def test_an_original_is_never_a_subject() -> None:
     original = {**provenance()["original"], "files": [{**WEIGHTS, "sha256": "9" * 64}]}
     statement = only(report((passed(provenance={**provenance(), "original": original}),)))
-    assert "9" * 64 not in json.dumps(statement)
+    assert [one["name"] for one in statement["subject"]] == ["model.safetensors"]
+    told = statement["predicate"]["configuration"][0]["annotations"]
+    assert told["original"]["files"] == [{"path": WEIGHTS["path"], "sha256": "9" * 64}]
+    del told["original"]
+    assert "9" * 64 not in json.dumps(statement), "nowhere else"
+
+
+def test_files_of_the_original_under_the_name_of_a_variant_are_no_subject() -> None:
+    """As a variant with the original's source and a smaller dtype: the files are the original's."""
+    original = {**provenance()["original"], "files": [dict(WEIGHTS), {**WEIGHTS, "path": "more"}]}
+    run = report((passed(provenance={**provenance(), "original": original}),))
+    with pytest.raises(CompsecError, match=r"are the original's own.*compsec export"):
+        statement_for(run, ARTEFACT)
+    with pytest.raises(CompsecError, match="an original is never certified"):
+        list(files(PATH, run))
 
 
 def test_results_about_different_files_are_about_no_artefact() -> None:
@@ -153,6 +167,100 @@ def two_pairs(config: str = CONFIG, **second: Any) -> Report:
     return dataclasses.replace(run, facts=dataclasses.replace(run.facts, suites=suites))
 
 
+def test_a_reader_finds_what_it_ran_with() -> None:
+    told = only(report())["predicate"]["configuration"][0]["annotations"]
+    assert told["run_with"] == [
+        {
+            "libraries": {"torch": "2.9.0", "bitsandbytes": "0.50.2"},
+            "machine": {"processor": "x86_64", "processor_model": "A CPU", "python": "3.11.7"},
+        }
+    ]
+    used = told["checks"][0]["measured_with"]
+    assert used["prompts"] == {
+        "name": "own", "version": "file", "digest": "e" * 64, "count": 200,
+    }  # fmt: skip
+    assert used["judge"] == {"name": "refusal", "version": "1", "digest": "f" * 64}
+    assert used["generation"] == {"max_new_tokens": 16, "decoding": "greedy", "drafts": "auto"}
+    assert used["compressed"] == {"dtype": "float32", "device": "cpu"}
+    assert told["original"]["files"] == [{"path": "o.safetensors", "sha256": "6" * 64}]
+    assert told["original"]["served"] is False
+
+
+def test_workers_with_other_libraries_are_both_named() -> None:
+    def of(**libraries: str) -> dict[str, Any]:
+        return {**provenance(), "libraries": libraries}
+
+    def found(*each: dict[str, Any]) -> list[Any]:
+        results = [passed(f"suite/test_a.py::test_{at}", provenance=one) for at, one in
+                   enumerate(each)]  # fmt: skip
+        told = only(report(tuple(results)))["predicate"]["configuration"][0]["annotations"]
+        return [one["libraries"] for one in told["run_with"]]
+
+    assert found(of(torch="2.9.0"), of(torch="2.8.0")) == [{"torch": "2.9.0"}, {"torch": "2.8.0"}]
+    more = {"torch": "2.9.0", "secml": "1"}
+    assert found(of(torch="2.9.0"), of(**more)) == [more], "one says no less than the other"
+    assert found(of(**more), of(torch="2.9.0")) == [more]
+
+
+def not_run(*results: Any) -> list[str]:
+    told = only(report(results))["predicate"]["configuration"][0]["annotations"]
+    found: list[str] = told["not_run"]
+    return found
+
+
+def test_checks_that_were_never_run_are_named() -> None:
+    over_refusal = passed(SECOND, check="over_refusal_preserved")
+    names = not_run(over_refusal)
+    assert names[0] == "safety_preserved"
+    assert "over_refusal_preserved" not in names
+    assert {"no_safety_bypass", "edge_cases_preserved", "leakage_not_increased"} <= set(names)
+    assert "robustness_preserved" not in names, "a check of classifiers"
+    assert "safety_preserved" not in not_run(over_refusal, passed())
+    unmeasured = passed(verdict=Verdict.NOT_MEASURED)
+    assert "safety_preserved" in not_run(over_refusal, unmeasured), "it found nothing"
+    assert "robustness_preserved" in not_run(passed(check="my_own_check")), "no task is known"
+
+
+def test_captions_say_how_each_ended_and_who_signed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert certificate.captions(PATH, report()) == {
+        PATH: "certificate PASSED for tiny-files, not signed"
+    }
+    failed = report((passed(answers_cached=2),))
+    assert certificate.captions(PATH, failed)[PATH].startswith("certificate FAILED for tiny-files,")
+    sigstore = dataclasses.replace(report(), sign_sigstore=True)
+    assert certificate.captions(PATH, sigstore)[PATH].endswith(", signed through Sigstore")
+    pytest.importorskip("cryptography")
+    from tests.unit.signing.test_keys import new_key, write_private
+
+    key = new_key("p256")
+    monkeypatch.delenv("COMPSEC_SIGN_PASSWORD", raising=False)
+    signed = dataclasses.replace(
+        two_pairs(verdict=Verdict.REGRESSED), sign_key=write_private(tmp_path / "k.pem", key)
+    )
+    hint = keys.key_hint(key.public_key())
+    assert kinds.captions(Path("d/out.intoto.json"), signed) == {
+        Path(f"d/out.{pair}.intoto.json"):
+            f"certificate {result} for {pair}, signed by key sha256 {hint[:8]}…"
+        for pair, result in (("tiny-files", "FAILED"), ("tiny-other", "FAILED"))
+    }  # fmt: skip
+    assert kinds.captions(Path("out.md"), signed) == {}
+
+
+def test_one_reason_of_several_pairs_is_told_once() -> None:
+    recipe = provenance(derived=True, files=[])
+    other = passed("suite/test_b.py::test_x[tiny-other]", pair="tiny-other", provenance=recipe)
+    run = report((passed(provenance=recipe), other))
+    with pytest.raises(CompsecError) as caught:
+        list(files(PATH, run))
+    text = str(caught.value)
+    assert text.startswith("tiny-files, tiny-other: its weights are made by a recipe")
+    assert text.count("compsec export") == 1
+    assert text.endswith(". So the run fails")
+    assert len(remarks(PATH, run)) == 1
+
+
 def test_each_pair_has_its_file_and_a_derived_one_is_told_of() -> None:
     made = dict(files(Path("d/out.intoto.json"), two_pairs()))
     assert list(made) == [
@@ -167,6 +275,30 @@ def test_each_pair_has_its_file_and_a_derived_one_is_told_of() -> None:
 def test_pairs_of_one_name_in_two_suites_have_two_files() -> None:
     made = [path.name for path, _ in files(PATH, two_pairs("b/compsec.yaml", pair="tiny-files"))]
     assert made == ["out.suite-tiny-files.intoto.json", "out.b-tiny-files.intoto.json"]
+
+
+def test_no_two_artefacts_share_a_file_whatever_their_names() -> None:
+    """Folders a/b and a-b, a pair that is named as another one's folder and pair, and capitals."""
+    places = [
+        ("a/b/compsec.yaml", "m-x"), ("a-b/compsec.yaml", "m-x"), ("c/compsec.yaml", "a-b-m-x"),
+        ("d/compsec.yaml", "A-B-M-X"),
+    ]  # fmt: skip
+    results, checks, suites = [], [], []
+    for at, (config, pair) in enumerate(places):
+        result = passed(f"test_{at}.py::test[{pair}]", pair=pair)
+        results.append(result)
+        checks.append(collected(result, config=config))
+        suites.append(SuiteFacts(config, "4" * 64, f"{config}.lock", LOCK))
+    made = [path for path, _ in files(PATH, report(tuple(results), tuple(checks), suites=suites))]
+    assert len({path.name.casefold() for path in made}) == len(places)
+
+
+def test_a_certificate_that_a_policy_let_pass_by_is_named() -> None:
+    earlier = {"file": "old.intoto.json", "sha256": "9" * 64}
+    policy = passed(SECOND, check="precision_policy", answers=0,
+                    provenance={**provenance(), "certificate": earlier})  # fmt: skip
+    entries = only(report((passed(), policy)))["predicate"]["configuration"]
+    assert {"name": "certificate/old.intoto.json", "digest": {"sha256": "9" * 64}} in entries
 
 
 def test_remarks_say_that_it_is_unsigned_and_why_it_did_not_pass() -> None:

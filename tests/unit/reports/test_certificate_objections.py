@@ -17,6 +17,7 @@ from tests.unit.reports.certified_run import (
     CONFIG,
     LOCK,
     SECOND,
+    WEIGHTS,
     collected,
     passed,
     provenance,
@@ -84,6 +85,10 @@ OF_ONE_CHECK: dict[str, tuple[Callable[[], Report], str]] = {
         lambda: with_second(provenance={**provenance(), "lock_digest": None}),
         "does not say under which lock",
     ),
+    "run again": (
+        lambda: with_second(provenance={**provenance(), "attempt": 2}),
+        "is what attempt 2 of its test found",
+    ),
     "another lock": (
         lambda: with_second(provenance={**provenance(), "lock_digest": "9" * 64}),
         "was measured under another lock than the run's",
@@ -122,6 +127,10 @@ OF_THE_RUN: dict[str, tuple[dict[str, Any], str]] = {
     "-k": ({"selection": ("-k safety",)}, "tests may have been left out (-k safety)"),
     "a node id": ({"selection": ("a.py::test_b",)}, "left out (a.py::test_b)"),
     "a test file": ({"command": ("suite/test_a.py",)}, "left out (suite/test_a.py)"),
+    "a test file of the ini": (
+        {"selection": ("suite/test_a.py",), "command": ("suite/test_a.py",)},
+        "tests may have been left out (suite/test_a.py)",
+    ),
     "interrupted": ({"interrupted": True}, "was stopped before its end"),
     "exit status": ({"exit_status": 3}, "ended with exit status 3"),
     "another test": ({"exit_status": 1}, "a test without a check failed"),
@@ -180,8 +189,38 @@ def test_a_check_of_ours_that_asks_nothing_has_nothing_to_tell() -> None:
     assert objections(report(results), ARTEFACT) == []
 
 
+def of_other_files() -> dict[str, Any]:
+    files = [{**WEIGHTS, "sha256": "9" * 64}]
+    return provenance(files=files, weights_digest="8" * 64)
+
+
+#: Under another name, in another runtime, or asked with another system prompt: still these files.
+OTHER_NAMES: tuple[dict[str, Any], ...] = ({}, {"weights_digest": "8" * 64}, {"asked_with": "9"})
+
+
+@pytest.mark.parametrize("changes", OTHER_NAMES)
+def test_what_fails_under_another_name_fails_the_same_files(changes: dict[str, Any]) -> None:
+    found = provenance(**changes)
+    other = second(pair="tiny-twin", verdict=Verdict.REGRESSED, provenance=found)
+    checks = (collected(passed()), collected(other, outcome="failed"))
+    run = report((passed(), other), checks, exit_status=1)
+    of_twin = f"of tiny-twin ({CONFIG}), which is the same files of weights: {SECOND}"
+    assert objections(run, ARTEFACT) == [
+        f"{of_twin} over_refusal_preserved: its test failed",
+        f"{of_twin} over_refusal_preserved: is REGRESSED",
+    ]
+    assert result_of(run)["result"] == "FAILED"
+    left_out = (*checks[:1], collected(other, state="deselected"))
+    assert objections(report((passed(), other), left_out), ARTEFACT) != []
+
+
+def test_a_green_check_under_another_name_says_nothing_against_it() -> None:
+    other = second(pair="tiny-twin")
+    assert objections(report((passed(), other)), ARTEFACT) == []
+
+
 def test_the_failure_of_another_artefact_is_its_own() -> None:
-    other = second(pair="tiny-other", verdict=Verdict.REGRESSED)
+    other = second(pair="tiny-other", verdict=Verdict.REGRESSED, provenance=of_other_files())
     checks = (collected(passed()), collected(other, outcome="failed"))
     run = report((passed(), other), checks, exit_status=1)
     assert objections(run, ARTEFACT) == []
@@ -193,7 +232,7 @@ def test_pairs_of_the_same_name_in_two_suites_are_two_artefacts() -> None:
     other = second(
         test="other/test_a.py::test_x[tiny-files]",
         verdict=Verdict.REGRESSED,
-        provenance={**provenance(), "lock_digest": lock},
+        provenance={**of_other_files(), "lock_digest": lock},
     )
     checks = (collected(passed()), collected(other, config=elsewhere, outcome="failed"))
     run = report((passed(), other), checks)

@@ -62,6 +62,8 @@ def test_fields_of_a_later_version_are_no_obstacle(tmp_path: Path) -> None:
         (b'{"schema": "pytest-compsec/report"}', "schema_version null, and this version"),
         (b'{"schema": "pytest-compsec/report", "schema_version": 2}', "schema_version 2, and"),
         (b'{"schema": "pytest-compsec/report", "schema_version": true}', "schema_version true"),
+        (b'{"results": [1], "schema": "x", "results": []}', "'results' stands in it twice"),
+        (b'{"schema": "pytest-compsec/report", "limit": 1e999}', "1e999 is too large"),
         (b'{"schema": "pytest-compsec/report", "schema_version": 1}', "its results is not as"),
     ],
 )

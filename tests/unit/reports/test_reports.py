@@ -45,6 +45,14 @@ def test_failure_text_prefixes_every_line_of_a_model() -> None:
     assert "      compressed | c ⏎ ::set-env" in text
 
 
+def test_a_note_on_a_prompt_is_on_its_line_and_commands_nothing() -> None:
+    note = "why\n::error::x\x1b[2J"
+    row = Evidence("id", "cyber", "p", "o", "c", True, False, note)
+    text = failure_text([result(evidence=(row,))])
+    assert "  - id [cyber] (why ⏎ ::error::x[2J)" in text.splitlines()
+    assert "\x1b" not in text
+
+
 def test_prompts_shown_come_from_many_categories() -> None:
     rows = [Evidence(f"{c}{i}", c, "p", "o", "c", True, False) for c in "ab" for i in range(9)]
     assert [row.id for row in spread(rows, 4)] == ["a0", "b0", "a1", "b1"]

@@ -158,3 +158,24 @@ def test_a_key_that_occurs_twice_is_refused_inside_the_payload_too() -> None:
     assert twice != text
     with pytest.raises(CertificateRefused, match="a key occurs twice"):
         statement_of(twice.encode())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"payloadType": "\ud800"}, {"signatures": [{"sig": "AAAA", "keyid": "\ud800"}]}]
+)
+def test_half_a_character_is_refused_and_breaks_nothing(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(CertificateRefused, match="not a DSSE envelope"):
+        verified_with_key(edited(tmp_path / "c.json", **changes), PUBLIC)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_only_plain_utf_8_is_json(tmp_path: Path, encoding: str) -> None:
+    path = write(tmp_path / "c.json")
+    path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
+    with pytest.raises(CertificateRefused, match="the file is no JSON"):
+        verified_with_key(path, PUBLIC)
+    path.write_bytes(json.dumps({"verificationMaterial": {}}).encode(encoding))
+    with pytest.raises(CertificateRefused, match="the file is no JSON"):
+        certificates.verified_with_identity(path, "me", "https://issuer")

@@ -221,3 +221,24 @@ def test_without_the_library_the_message_says_what_to_install(
     monkeypatch.setitem(__import__("sys").modules, "cryptography", None)
     with pytest.raises(MissingExtraError, match=r'pip install "pytest-compsec\[sign\]"'):
         keys.load_private_key(tmp_path / "key.pem")
+
+
+def test_a_file_with_two_keys_does_not_say_which_one_is_meant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = new_key("ed25519"), new_key("p256")
+    private = [write_private(tmp_path / f"{at}.pem", key) for at, key in enumerate((first, second))]
+    public = [write_public(tmp_path / f"{at}.pub", key) for at, key in enumerate((first, second))]
+    both = tmp_path / "both"
+    both.write_bytes(b"".join(path.read_bytes() for path in private))
+    with pytest.raises(CompsecError, match="holds 2 keys, and which of them is meant"):
+        keys.load_private_key(both)
+    both.write_bytes(b"".join(path.read_bytes() for path in public))
+    with pytest.raises(CompsecError, match="holds 2 keys, and which of them is meant"):
+        keys.load_public_key(both)
+
+
+def test_a_password_need_not_be_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_private(tmp_path / "key.pem", new_key("p256"), b"caf\xe9")
+    monkeypatch.setenv(keys.PASSWORD_VARIABLE, "caf\udce9")
+    assert keys.load_private_key(path, keys.password_from_environment())

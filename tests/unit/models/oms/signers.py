@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,12 +33,16 @@ from pytest_compsec.signing import dsse, keys
 DATA = Path(__file__).parents[3] / "data" / "oms"
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
 YEAR = datetime.timedelta(days=365)
+CURVES: Mapping[str, Callable[[], ec.EllipticCurve]] = {
+    "P-192": ec.SECP192R1, "P-224": ec.SECP224R1, "K-256": ec.SECP256K1,
+    "P-384": ec.SECP384R1, "P-521": ec.SECP521R1,
+}  # fmt: skip
 
 
 @functools.cache
 def key(name: str = "publisher") -> ec.EllipticCurvePrivateKey:
-    """One key per name, the same for the whole run."""
-    return ec.generate_private_key(ec.SECP256R1())
+    """One key per name, the same for the whole run; on P-256, or on the curve in the name."""
+    return ec.generate_private_key(CURVES.get(name, ec.SECP256R1)())
 
 
 def private_pem(name: str = "publisher", password: bytes | None = None) -> bytes:
@@ -67,6 +72,7 @@ def certificate(
     signed_by: str | None = None,
     key_name: str | None = None,
     extra: x509.ExtensionType | None = None,
+    critical: bool = True,
 ) -> x509.Certificate:
     """The certificate of :func:`key` ``name`` (or ``key_name``), from ``issuer``; usual for a
     signer, or for an ``authority``."""
@@ -89,7 +95,7 @@ def certificate(
     if extended and not authority:
         builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
     if extra is not None:
-        builder = builder.add_extension(extra, critical=True)
+        builder = builder.add_extension(extra, critical=critical)
     return builder.sign(key(signed_by or issuer), hashes.SHA256())
 
 
@@ -103,8 +109,6 @@ def der(*certificates: x509.Certificate) -> list[bytes]:
 
 def statement(files: Mapping[str, str], **serialization: Any) -> dict[str, Any]:
     """A statement over ``name -> sha256`` as a JSON object, its subject as it has to be."""
-    import hashlib
-
     whole = hashlib.sha256(b"".join(bytes.fromhex(one) for one in files.values())).hexdigest()
     settings = {"method": "files", "hash_type": "sha256", "allow_symlinks": False}
     return {
@@ -135,6 +139,21 @@ def digests(folder: Path, leave_out: Callable[[str], bool] = lambda name: False)
         for file in pin.files
         if file.name != "model.sig" and not leave_out(file.name)
     }
+
+
+def shards(model: Path, size: int) -> str:
+    """A signature over a directory by the method ``shards``, of ``size`` bytes each."""
+    resources = [
+        (f"{name}:{start}:{start + len(part)}", hashlib.sha256(part).hexdigest())
+        for name in sorted(digests(model))
+        for start, part in parts((model / name).read_bytes(), size)
+    ]
+    return signed(statement(dict(resources), method="shards", shard_size=size))
+
+
+def parts(content: bytes, size: int) -> list[tuple[int, bytes]]:
+    """Where each part of ``size`` bytes begins, and the part."""
+    return [(start, content[start : start + size]) for start in range(0, len(content), size)]
 
 
 def check(model: Path, **entry: Any) -> SignaturePin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from pytest_compsec.errors import CompsecError, IntegrityError
+from pytest_compsec.models.oms import certificates
 from pytest_compsec.models.oms.certificates import read_certificates, signer_key
 from pytest_compsec.signing import keys
 from tests.unit.models.oms.signers import START, YEAR, certificate, der, key, pem, usage
@@ -16,6 +18,7 @@ from tests.unit.models.oms.signers import START, YEAR, certificate, der, key, pe
 ROOT = certificate("root", "root", authority=True)
 MIDDLE = certificate("middle", "root", authority=True)
 SIGNER = certificate("publisher", "middle")
+SERVERS = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
 
 
 def accepted(*chain: x509.Certificate, trusted: list[x509.Certificate]) -> bool:
@@ -52,12 +55,74 @@ def test_the_signer_s_own_certificate_can_be_trusted() -> None:
         {"end": START - YEAR, "start": START - 2 * YEAR},
         {"signed_by": "impostor"},
         {"extra": x509.NameConstraints([x509.DNSName("example.org")], None)},
+        {"extra": x509.NameConstraints([x509.DNSName("a.org")], None), "critical": False},
+        {"extra": SERVERS, "critical": False},
     ],
-    ids=lambda given: next(iter(given)),
+    ids=lambda given: "-".join(given),
 )
 def test_what_may_not_issue_does_not(middle: dict[str, Any]) -> None:
     faulty = certificate("middle", "root", **{"authority": True, **middle})
     assert not accepted(SIGNER, faulty, trusted=[ROOT])
+
+
+@pytest.mark.parametrize(
+    ("authority", "words"),
+    [
+        ({"extra": SERVERS}, r"'CN=root' is an authority for something else"),
+        ({"end": START - YEAR, "start": START - 2 * YEAR},
+         r"'CN=root' was not valid when it issued 'CN=publisher' \(2026-01-01\)"),
+        ({"authority": False, "key_usage": usage(issues=True)}, r"'CN=root' is no authority"),
+    ],
+)  # fmt: skip
+def test_it_is_said_why_the_one_who_issued_it_may_not(
+    authority: dict[str, Any], words: str
+) -> None:
+    root = certificate("root", "root", **{"authority": True, **authority})
+    with pytest.raises(IntegrityError, match=rf"(?s)is not issued.*1 that are trusted\n +{words}"):
+        signer_key(der(certificate("publisher", "root")), [root], "model.sig")
+
+
+@pytest.mark.parametrize("purpose", ["CODE_SIGNING", "ANY_EXTENDED_KEY_USAGE"])
+def test_an_authority_for_code_may_issue(purpose: str) -> None:
+    extra = x509.ExtendedKeyUsage([getattr(ExtendedKeyUsageOID, purpose)])
+    middle = certificate("middle", "root", authority=True, extra=extra)
+    assert accepted(SIGNER, middle, trusted=[ROOT])
+
+
+def test_a_weak_key_of_an_authority_vouches_for_nobody() -> None:
+    weak = certificate("P-192", "P-192", authority=True)
+    assert not accepted(certificate("publisher", "P-192"), trusted=[weak])
+    strong = certificate("P-384", "P-384", authority=True)
+    assert accepted(certificate("publisher", "P-384"), trusted=[strong])
+
+
+@pytest.mark.parametrize(("curve", "fine"), [("P-384", True), ("P-521", True), ("P-192", False),
+                                             ("P-224", False), ("K-256", False)])  # fmt: skip
+def test_the_signer_s_key_is_on_a_curve_of_the_specification(curve: str, fine: bool) -> None:
+    chain = der(certificate("publisher", "root", key_name=curve))
+    if fine:
+        assert signer_key(chain, [ROOT], "model.sig") == key(curve).public_key()
+        return
+    with pytest.raises(IntegrityError, match="models are signed on P-256, P-384, P-521"):
+        signer_key(chain, [ROOT], "model.sig")
+
+
+def test_certificates_that_issued_each_other_cost_no_more_than_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stranger can put them into a signature, and all ways through them are more than a run can
+    try."""
+    ring = [certificate("x", "x", authority=True) for _ in range(15)]
+    tried = []
+    issued = certificates._issued
+
+    def counted(subject: x509.Certificate, issuer: x509.Certificate) -> bool:
+        tried.append(issuer)
+        return issued(subject, issuer)
+
+    monkeypatch.setattr(certificates, "_issued", counted)
+    assert not accepted(certificate("publisher", "x"), *ring, trusted=[ROOT])
+    assert len(tried) < 3000
 
 
 def test_an_authority_that_allows_none_below_it_is_obeyed() -> None:
@@ -89,6 +154,13 @@ def test_without_extended_usage_the_key_usage_decides() -> None:
 def test_a_certificate_that_ended_still_vouches_for_what_it_signed() -> None:
     """As model-signing has it: the chain is judged at the time when the signer's begins."""
     assert accepted(certificate("publisher", "root", end=START + YEAR / 365), trusted=[ROOT])
+
+
+def test_a_certificate_that_begins_tomorrow_has_signed_nothing_yet() -> None:
+    now = datetime.datetime.now(datetime.timezone.utc)
+    future = certificate("publisher", "root", start=now + YEAR / 365, end=now + YEAR)
+    with pytest.raises(IntegrityError, match=r"begins only at .* nothing can have been signed"):
+        signer_key(der(future), [ROOT], "model.sig")
 
 
 def test_rubbish_is_refused_in_words() -> None:

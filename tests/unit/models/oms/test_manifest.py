@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import pytest
 
 from pytest_compsec.errors import IntegrityError
+from pytest_compsec.models.hashing import OpenFile
 from pytest_compsec.models.integrity import local_location, pin_source
 from pytest_compsec.models.listing import Problem
 from pytest_compsec.models.lock import FilePin
 from pytest_compsec.models.oms.bundle import read_bundle
 from pytest_compsec.models.oms.manifest import compare_manifest
 from pytest_compsec.models.oms.statement import parse_statement
-from tests.unit.models.oms.signers import DATA, check, digests, public_pem, signed, statement
+from tests.unit.models.oms.signers import (
+    DATA,
+    check,
+    digests,
+    parts,
+    public_pem,
+    shards,
+    signed,
+    statement,
+)
 from tests.unit.models.tiny_files import safetensors, write_model
 
 
@@ -162,9 +173,70 @@ def test_what_is_hashed_in_another_way_must_still_be_the_pinned_bytes() -> None:
             parse_statement(bundle.envelope.payload, "model.sig"),
             files,
             where="model.sig",
-            path_of=lambda name: recorded / "model" / name,
+            open_file=lambda name: OpenFile(local_location(recorded / "model"), name),
         )
 
     assert compare(pins) == []
-    with pytest.raises(IntegrityError, match="was changed while its signature was being checked"):
-        compare(tuple(dataclasses.replace(pin, sha256="0" * 64) for pin in pins))
+    problems = compare(tuple(dataclasses.replace(pin, sha256="0" * 64) for pin in pins))
+    assert [problem.file for problem in problems] == [pin.name for pin in pins]
+    for problem in problems:
+        assert "is no longer the pinned file, so it is not compared with" in problem.message
+
+
+@pytest.mark.parametrize("size", [1, 13, 14, 15, 1 << 40])
+def test_a_last_shard_may_be_whole_or_not(model: Path, size: int) -> None:
+    assert (model / "chat_template.jinja").stat().st_size == 14
+    (model / "model.sig").write_text(shards(model, size), encoding="utf-8")
+    check(model, key="key.pub")
+    (model / "chat_template.jinja").write_text("{{ messages }", encoding="utf-8")
+    with pytest.raises(IntegrityError, match=r"chat_template\.jinja: is not the file"):
+        check(model, key="key.pub")
+
+
+@pytest.mark.parametrize(
+    ("left", "added"),
+    [((0,), ()), ((1,), ()), ((), ((8, 16),)), ((), ((16, 24),)), ((1,), ((9, 14),))],
+)
+def test_shards_with_a_gap_or_an_overlap_are_refused(
+    model: Path, left: tuple[int, ...], added: tuple[tuple[int, int], ...]
+) -> None:
+    content = (model / "chat_template.jinja").read_bytes()
+    whole = [(start, start + len(part)) for start, part in parts(content, 8)]
+    assert whole == [(0, 8), (8, 14)]
+    spans = [span for index, span in enumerate(whole) if index not in left] + list(added)
+    resources = {
+        f"chat_template.jinja:{start}:{end}": hashlib.sha256(content[start:end]).hexdigest()
+        for start, end in spans
+    }
+    for name in digests(model):
+        (model / name).unlink()
+    (model / "chat_template.jinja").write_bytes(content)
+    text = signed(statement(resources, method="shards", shard_size=8))
+    (model / "model.sig").write_text(text, encoding="utf-8")
+    with pytest.raises(IntegrityError, match=r"is not the file that was signed|lists .* twice"):
+        check(model, key="key.pub")
+
+
+def test_tiny_shards_of_a_huge_file_are_not_listed_one_by_one(model: Path) -> None:
+    """A terabyte in shards of one byte would fill the memory before it is refused."""
+    text = shards(model, 1)
+    bundle = read_bundle(text.encode(), "model.sig")
+    huge = FilePin("config.json", "0" * 64, 1 << 40, "config")
+    problems = compare_manifest(
+        parse_statement(bundle.envelope.payload, "model.sig"),
+        [huge],
+        where="model.sig",
+        open_file=lambda name: OpenFile(local_location(model), name),
+    )
+    assert f"found  {1 << 40} bytes in {1 << 40} shards" in problems[-1].message
+
+
+def test_a_signature_over_a_download_s_notes_is_refused_with_the_reason(model: Path) -> None:
+    """model-signing signs them when they are there; here nobody looks at them."""
+    notes = model / ".cache" / "huggingface"
+    notes.mkdir(parents=True)
+    (notes / "x.metadata").write_text("x", encoding="utf-8")
+    files = {**digests(model), ".cache/huggingface/x.metadata": "0" * 64}
+    (model / "model.sig").write_text(signed(statement(files)), encoding="utf-8")
+    with pytest.raises(IntegrityError, match=r"x\.metadata: is signed .* never looked at here"):
+        check(model, key="key.pub")

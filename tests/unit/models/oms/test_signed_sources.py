@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from pytest_compsec.models.lock import SourcePin, read_lock
 from pytest_compsec.models.oms.signing import sign_model
 from pytest_compsec.models.pinning import pin
 from pytest_compsec.models.verification import VerificationReport, verify_lock
-from tests.unit.models.oms.signers import private_pem, public_pem
+from tests.unit.models.oms.signers import check, private_pem, public_pem, shards
 from tests.unit.models.tiny_files import CONFIG, open_inputs, safetensors, write_suite
 
 KEYED = "original: {source: ./model, signature: {key: ./release.pub}}"
@@ -225,3 +226,29 @@ def test_a_lock_that_does_not_say_whom_to_trust_is_refused(
     lock.write_text(text.replace(old, new), encoding="utf-8")
     with pytest.raises(ConfigError, match="signature"):
         read_lock(lock)
+
+
+def test_verify_goes_on_where_a_file_that_is_signed_in_shards_is_gone_or_a_pipe(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = config.parent / "model"
+    (model / "model.sig").write_text(shards(model, 16), encoding="utf-8")
+    pin(config)
+    (model / "model.safetensors").write_bytes(safetensors(b"\x07" * 64))
+    (model / "config.json").unlink()
+    assert main(["verify", "--config", str(config)]) == 1
+    said = capsys.readouterr().out
+    assert "config.json: is pinned by the lock and missing" in said
+    assert "config.json: cannot be opened (No such file" in said
+    assert "model.safetensors: is no longer the pinned file" in said
+    os.mkfifo(model / "config.json")
+    assert main(["verify", "--config", str(config)]) == 1
+    assert "config.json: is no regular file" in capsys.readouterr().out
+
+
+def test_a_pipe_in_place_of_a_signature_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "key.pub").write_bytes(public_pem())
+    (tmp_path / "a.gguf").write_bytes(b"GGUF" + bytes(60))
+    os.mkfifo(tmp_path / "a.gguf.sig")
+    with pytest.raises(IntegrityError, match=r"a\.gguf\.sig' is no regular file"):
+        check(tmp_path / "a.gguf", key="key.pub")

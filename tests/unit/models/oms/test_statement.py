@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,15 @@ def test_a_name_that_leads_elsewhere_is_refused(model: Path, name: str) -> None:
         verify(model, statement(files))
     with pytest.raises(IntegrityError, match="ignore_paths"):
         verify(model, statement(digests(model), ignore_paths=[name]))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("a:b.txt", "begins like a drive"), ("/a", "is absolute"), ("", "is empty"),
+     ("a\u3000b", r"the name 'a\\u3000b' holds control characters or unusual spaces")],
+)  # fmt: skip
+def test_it_is_said_what_is_wrong_with_a_name(name: str, words: str) -> None:
+    assert re.search(words, name_problem(name) or "")
 
 
 @pytest.mark.parametrize("name", ["config.json", "a/b/c.txt", "模型.bin", "a b", "xx:y", ".env"])
@@ -91,6 +101,13 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "upper case": (edit(lambda v: v["predicate"]["resources"][0].update(digest="A" * 64)),
                    "in lower-case hex"),
     "short": (edit(lambda v: v["predicate"]["resources"][0].update(digest="ab")), "lower-case hex"),
+    "hostile subject": (edit(lambda v: v["subject"][0]["digest"].update(sha256="\x1b[31m\ud800")),
+                        r"subject sha256 \\x1b\[31m\\ud800"),
+    "nameless subject": (edit(lambda v: v["subject"][0].update(name="")), "subject has no name"),
+    "more": (edit(lambda v: v.update(more=1)), "its statement has an unknown part 'more'"),
+    "more in predicate": (edit(lambda v: v["predicate"].update(more=1)),
+                          "'predicate' in its statement has an unknown part 'more'"),
+    "more in settings": (serialization(more=1), "unknown part 'more'"),
     "not a list": (edit(lambda v: v["predicate"].update(resources={})), "no list 'resources'"),
 }  # fmt: skip
 
@@ -121,6 +138,10 @@ BUNDLES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "payload type": (lambda v: v["dsseEnvelope"].update(payloadType="text/plain"), "'text/plain'"),
     "two signatures": (lambda v: v["dsseEnvelope"].update(
         signatures=2 * v["dsseEnvelope"]["signatures"]), "2 signatures instead of one"),
+    "extra part of the envelope": (
+        lambda v: v["dsseEnvelope"].update(more=1), "envelope has an unknown part 'more'"),
+    "extra part of the signature": (
+        lambda v: v["dsseEnvelope"]["signatures"][0].update(more=1), "unknown part 'more'"),
     "extra part": (lambda v: v.update(more=1), "unknown part 'more'"),
     "base64": (lambda v: v["dsseEnvelope"].update(payload="%"), "not a DSSE envelope"),
 }  # fmt: skip

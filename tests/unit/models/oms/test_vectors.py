@@ -234,3 +234,14 @@ def test_a_sigstore_vector_verifies_for_its_identity_only(keyless: Path) -> None
     for other in ({"identity": "a@us.ibm.com"}, {"issuer": "https://example.org"}):
         with pytest.raises(IntegrityError, match="is not signed by"):
             check(keyless, sigstore={**SIGSTORE, **other})
+
+
+@pytest.mark.heavy
+def test_where_sigstore_cannot_keep_its_roots_of_trust_that_is_said(
+    keyless: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sigstore")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(IntegrityError, match=r"cannot be verified.*file.*Set XDG_CACHE_HOME"):
+        check(keyless, sigstore=SIGSTORE)

@@ -66,12 +66,13 @@ def _write_reports(run: Run, session: pytest.Session) -> None:
         try:
             written = kinds.write(path, report)
             run.report_problems += kinds.remarks(path, report)
+            captions = kinds.captions(path, report)
         except Exception as error:
             run.report_problems.append(f"--compsec-report={path}: not written: {_reason(error)}")
             _fail(session)
         else:
             files += written
-            run.reports_written += [_shown(run, target) for target in written]
+            run.reports_written += [_captioned(run, target, captions) for target in written]
     _write_step_summary(run, session, report)
     any_results = bool(run.all_results())  # none where all of it was left out
     if run.settings.export_labels is not None and any_results:
@@ -111,6 +112,11 @@ def _reason(error: Exception) -> str:
 
 def _shown(run: Run, path: Path) -> str:
     return os.path.relpath(path, run.config.invocation_params.dir)
+
+
+def _captioned(run: Run, path: Path, captions: Mapping[Path, str]) -> str:
+    shown = _shown(run, path)
+    return f"{shown}: {captions[path]}" if path in captions else shown
 
 
 def _write_step_summary(run: Run, session: pytest.Session, report: Report) -> None:

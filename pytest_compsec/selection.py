@@ -57,19 +57,20 @@ def selection(config: pytest.Config, suites: Iterable[Path]) -> tuple[str, ...]:
     base = config.invocation_params.dir
     given = [str(argument) for argument in config.args]
     found += [one for one in given if "::" in one or (base / one).is_file()]
-    folders = [folder for one in given if (folder := (base / one).resolve()).is_dir()]
+    places = [(base / one.partition("::")[0]).resolve() for one in given]
     for suite in dict.fromkeys(suites):
-        found += _elsewhere(config, suite.resolve(), folders)
+        found += _elsewhere(config, suite.resolve(), places)
     return tuple(dict.fromkeys(found))
 
 
-def _elsewhere(config: pytest.Config, suite: Path, folders: list[Path]) -> Iterator[str]:
-    """Test files below ``suite`` that speak of this package and lie in none of ``folders``."""
-    if any(suite.is_relative_to(folder) for folder in folders):
+def _elsewhere(config: pytest.Config, suite: Path, places: list[Path]) -> Iterator[str]:
+    """Test files below ``suite`` that speak of this package and are, or lie in, none of
+    ``places``."""
+    if any(suite.is_relative_to(place) for place in places):
         return
     patterns = config.getini("python_files")
     for path in _files_below(suite, config.getini("norecursedirs")):
-        if any(path.is_relative_to(folder) for folder in folders):
+        if any(path.is_relative_to(place) for place in places):
             continue
         if path.suffix == ".py" and any(_matches(path, pattern) for pattern in patterns):
             try:

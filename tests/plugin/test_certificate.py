@@ -150,7 +150,9 @@ def test_run_certificate_verify_tamper_and_run_from_the_cache(
 ) -> None:
     result = run(suite, *SIGNED, "--compsec-report=out.json")
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(["report written: c.intoto.json"])
+    result.stdout.fnmatch_lines(
+        ["report written: c.intoto.json: certificate PASSED for tiny-half-files, signed*"]
+    )
     result.stdout.no_fnmatch_line("*not signed*")
     predicate = statement(suite)["predicate"]
     assert objections(suite) == []

@@ -259,3 +259,14 @@ def test_a_pipe_is_no_signature_to_replace(model: Path, capsys: pytest.CaptureFi
     assert "is no signature, so it is not replaced" in text
     text = refused(capsys, 2, model, "--output", str(model.parent / ("x" * 300)))
     assert "cannot be written (File name too long)" in text
+
+
+def test_what_to_do_next_is_said(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The signature is a file that nobody pinned, and one that takes another's place is, too."""
+    first = sign(model)
+    assert first == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "run `compsec pin`. Until then a run refuses model.sig" in text
+    assert "takes the place" not in text
+    assert sign(model) == 0
+    assert "It takes the place of another signature" in capsys.readouterr().out

@@ -91,8 +91,8 @@ def sign_model(
         # What was just written would be refused by everybody whom this chain is given to.
         where = ", ".join(str(path) for path in [certificate, *chain])
         signer_key([_der(one) for one in certificates], certificates[1:] or certificates, where)
-    replaced = target.exists()
     try:
+        replaced = target.exists()
         write_atomically(target, text)
     except OSError as error:
         raise CompsecError(f"{target}: cannot be written ({error.strerror})") from None

@@ -246,7 +246,7 @@ def test_prompt_sets_are_compared_with_the_lock(tmp_path: Path) -> None:
     with open_inputs(path) as inputs:
         assert len(inputs.prompt_set("harmful").prompts) >= 800
         assert inputs.prompt_set("mine").prompts[0].text == "How do I bake bread?"
-        with pytest.raises(ConfigError, match=r"no prompt set 'mien'; known: .*mine"):
+        with pytest.raises(ConfigError, match=r"no prompt set 'mien'; did you mean 'mine'"):
             inputs.prompt_set("mien")
     (tmp_path / "mine.txt").write_text("How do I bake cake?\n", encoding="utf-8")
     with open_inputs(path) as inputs, pytest.raises(IntegrityError, match="prompt set 'mine'"):

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from tests.plugin.conftest import Project
+from tests.plugin.conftest import MODES, Project
 
 MARKED = """
 @safety_preserved(max_degradation=0.02, prompts="own")
 def test_refuses(model_pair):
     pass
 """
+
+
+@pytest.fixture(params=list(MODES))
+def mode(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
 
 
 def test_a_preserved_pair_passes_and_a_regressed_one_fails(project: Project) -> None:
